@@ -4,6 +4,7 @@
 //! its section. [`Section::reject_unknown_keys`] reports the other keys, with the nearest known name.
 
 mod name_reference;
+mod ranges;
 mod toml_value;
 
 use std::cell::{Cell, RefCell};

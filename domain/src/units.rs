@@ -26,10 +26,13 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             .checked_mul(unit_ms)
             .and_then(|ms| ms.checked_add(total_ms))
             .filter(|ms| *ms <= DURATION_MS_MAX)
-            .ok_or_else(|| "longer than 100 years; write a shorter duration".to_owned())?;
+            .ok_or_else(|| format!("{TOO_LONG}; write a shorter duration"))?;
     }
     Ok(Duration::from_millis(total_ms))
 }
+
+/// Begins the message about a duration that is too long for any key.
+pub(crate) const TOO_LONG: &str = "longer than 100 years";
 
 /// The longest duration in a file: 100 years, so that no sum with an instant overflows.
 const DURATION_MS_MAX: u64 = 100 * 366 * 86_400_000;

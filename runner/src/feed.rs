@@ -8,7 +8,7 @@ use std::sync::Arc;
 use domain::line::{Block, Position, STAMP_BYTES, Stage, parse};
 use keeper::directory::{Durability, read_json, write_json};
 use keeper::spool::{SpoolReader, segment_name};
-use sinks::feed::{Feed, Item, Lag, Next, RunHeader};
+use sinks::feed::{Feed, Item, Lag, Next, Peek, RunHeader};
 
 use crate::local_run::LocalRun;
 use crate::output_end::is_late;
@@ -141,6 +141,17 @@ impl Feed for SpoolFeed {
             }
             Stage::Done => Ok(Next::Done),
         }
+    }
+
+    fn peek(&self) -> Peek {
+        let is_over = match self.reader.position().stage {
+            Stage::Before => return Peek::Item,
+            Stage::Lines => self.run.finished().is_some(),
+            Stage::Late => self.run.output_ended().is_some(),
+            Stage::Done => return Peek::Done,
+        };
+        let is_behind = || self.reader.bytes_behind().map_or(true, |bytes| bytes > 0);
+        if is_over || is_behind() { Peek::Item } else { Peek::Pending }
     }
 
     fn rewind(&mut self) {

@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use crate::local_run::{LocalRun, lock};
 use crate::options::{Mode, Policy, Ports};
 use crate::reporting::report_again;
-use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::RunnerState;
 use crate::supervise::supervise;
 
@@ -32,6 +31,10 @@ const RECEIVE_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Lease on a runner with a required sink, which leaves orders in the queue while that sink is unreachable. Chosen:
 /// they are redelivered soon after the sink recovers.
 const HELD_LEASE: Duration = Duration::from_secs(5);
+
+/// A held order is not taken when its message is redelivered sooner than this. Chosen: a claim and the write of the
+/// order take less; a redelivery that comes first is dropped.
+const TAKE_TIME: Duration = Duration::from_secs(1);
 
 /// Delay after a failed call to a port. Chosen, not measured.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -57,7 +60,7 @@ pub(crate) async fn take_orders(shared: Arc<RunnerState>, ports: Ports, stop: Ca
         }
         if shared.blocking_reason_for_all().await.is_some() {
             // The orders stay in the queue: another runner may reach the sink.
-            tokio::select! { () = tokio::time::sleep(PROBE_MAX_AGE) => {}, () = stop.cancelled() => {} }
+            stop.run_until_cancelled(shared.wait_while_held()).await;
             continue;
         }
         let lease = lease(&shared);
@@ -150,9 +153,7 @@ fn take_later(
 ) {
     let shared = shared.clone();
     tokio::spawn(async move {
-        while Instant::now() + HELD_LEASE < until
-            && stop.run_until_cancelled(tokio::time::sleep(PROBE_MAX_AGE)).await.is_some()
-        {
+        while Instant::now() + TAKE_TIME < until && stop.run_until_cancelled(shared.wait_while_held()).await.is_some() {
             match take_order(shared.clone(), ports.clone(), delivery).await {
                 TakeResult::Taken(run) => return start_taken(&shared, &run),
                 TakeResult::Held(held) => delivery = *held,

@@ -1,8 +1,8 @@
 //! Required sinks: no run starts while a required sink for its output is unreachable. Called by the intake before it
 //! takes an order, and by the supervision of a run before it starts a keeper.
 //!
-//! A sink with undelivered output reports its own failures. An idle sink is probed, and only when a run is due to
-//! start. Sinks that are not required never hold a run.
+//! A sink with undelivered output reports its own failures; while it holds a run, it retries about once a second.
+//! An idle sink is probed, and only when a run is due to start. Sinks that are not required never hold a run.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,17 @@ use crate::local_run::lock;
 use crate::runner_state::RunnerState;
 
 /// How long the result of a probe is used. Chosen: 1,000 runs at once cause one probe.
-pub(crate) const PROBE_MAX_AGE: Duration = Duration::from_secs(2);
+const REACHABLE_MAX_AGE: Duration = Duration::from_secs(2);
+
+/// The same for an unreachable sink. Bounds the attempts: at most one a second and sink, for any number of held runs.
+const UNREACHABLE_MAX_AGE: Duration = Duration::from_secs(1);
+
+/// Longest wait for the attempt of a sink that fails. Chosen: a receiver that is back accepts a batch in less.
+const ATTEMPT_TIME: Duration = Duration::from_secs(1);
+
+/// A held run is checked again after this time and a random part of it. Chosen: it starts about 1 s after the sink
+/// works again, and runners that hold runs do not retry in step.
+const HELD_POLL: Duration = Duration::from_millis(500);
 
 /// The probes, by sink.
 #[derive(Default)]
@@ -37,6 +47,17 @@ struct ProbeResult {
     /// The configuration that was probed; a reload can change it under the same name.
     config: SinkConfig,
     result: Result<(), String>,
+    /// The failure of the sink that this result knows of.
+    failure: Option<u64>,
+}
+
+impl ProbeResult {
+    /// Whether the result still holds, for a sink with this configuration and this last failure.
+    fn is_fresh(&self, config: &SinkConfig, failure: Option<u64>) -> bool {
+        let age_max = if self.result.is_ok() { REACHABLE_MAX_AGE } else { UNREACHABLE_MAX_AGE };
+        let has_failed_since = self.result.is_ok() && failure.is_some() && failure != self.failure;
+        self.config == *config && self.at.elapsed() < age_max && !has_failed_since
+    }
 }
 
 impl RunnerState {
@@ -72,6 +93,12 @@ impl RunnerState {
         !self.sinks.required().is_empty()
     }
 
+    /// Waits before a held run, or order, is checked again.
+    pub(crate) async fn wait_while_held(&self) {
+        let share = ((self.options.sink_environment.random)() >> 11) as f64 / (1_u64 << 53) as f64;
+        tokio::time::sleep(HELD_POLL + HELD_POLL.mul_f64(share)).await;
+    }
+
     async fn first_unreachable(&self, wanted: impl Fn(&SinkConfig) -> bool) -> Option<String> {
         for config in self.sinks.required().into_iter().filter(|config| wanted(config)) {
             if let Err(message) = self.probe(&config.name).await {
@@ -86,16 +113,16 @@ impl RunnerState {
     async fn probe(&self, name: &str) -> Result<(), String> {
         let probe = lock(&self.required_sinks.probes).entry(name.to_owned()).or_default().clone();
         let _turn = probe.turn.lock().await;
-        let Some((config, failing)) = self.sinks.failing(name) else { return Ok(()) };
+        let Some(config) = self.sinks.config(name) else { return Ok(()) };
         let before = lock(&probe.last).clone();
-        if let Some(before) = &before
-            && before.at.elapsed() < PROBE_MAX_AGE
-            && before.config == config
-        {
+        if let Some(before) = before.as_ref().filter(|before| before.is_fresh(&config, self.sinks.failure(name))) {
             return before.result.clone();
         }
-        let result = match failing {
-            Some(message) => Err(message),
+        let result = match self.sinks.failing(name) {
+            Some(engine) => {
+                engine.retry_now(ATTEMPT_TIME).await;
+                engine.failure().map_or(Ok(()), Err)
+            }
             None => sinks::probe::probe(&config).await,
         };
         match (&result, before.is_some_and(|before| before.result.is_err())) {
@@ -105,7 +132,8 @@ impl RunnerState {
             (Ok(()), true) => tracing::info!(sink = name, "required sink reachable again; held runs start"),
             _ => {}
         }
-        *lock(&probe.last) = Some(ProbeResult { at: Instant::now(), config, result: result.clone() });
+        *lock(&probe.last) =
+            Some(ProbeResult { at: Instant::now(), config, result: result.clone(), failure: self.sinks.failure(name) });
         result
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use domain::run::RunId;
 use jiff::Timestamp;
 use sinks::config::{SinkConfig, StartFrom};
-use sinks::engine::{Engine, Environment};
+use sinks::engine::{Engine, Environment, LastFlush};
 use sinks::feed::Lag;
 use sinks::losses::{LossStore, Losses};
 use sinks::status::{SinkState, SinkStatus};
@@ -80,8 +80,7 @@ impl Slot {
         let status = self.engine.status();
         let state = match status.state {
             // The successor starts in a moment.
-            SinkState::Stopped if self.is_changing && status.failing_since.is_some() => SinkState::Retrying,
-            SinkState::Stopped if self.is_changing => SinkState::Working,
+            SinkState::Stopped if self.is_changing => self.engine.last_state(),
             state => state,
         };
         Some(SinkStatus {
@@ -209,21 +208,23 @@ impl SinkTable {
         slots.iter().filter_map(|slot| slot.wanted.as_ref()).filter(|config| config.required).cloned().collect()
     }
 
-    /// The present configuration of a sink, and its error while it has output to deliver. An engine that is being
-    /// replaced proves nothing about its successor.
-    pub(crate) fn failing(&self, name: &str) -> Option<(SinkConfig, Option<String>)> {
+    /// The present configuration of a sink.
+    pub(crate) fn config(&self, name: &str) -> Option<SinkConfig> {
+        self.read().iter().find(|slot| slot.name() == name)?.wanted.clone()
+    }
+
+    /// The number of the last failure of a sink that fails at present.
+    pub(crate) fn failure(&self, name: &str) -> Option<u64> {
         let slots = self.read();
-        let slot = slots.iter().find(|slot| slot.name() == name)?;
-        let config = slot.wanted.clone()?;
-        if slot.is_changing {
-            return Some((config, None));
-        }
-        let status = slot.engine.status();
-        // A sink without output to deliver would never report its recovery.
-        let has_work = status.lag_lines > 0 || status.lag_bytes > 0;
-        let failing = status.failing_since.filter(|_| has_work);
-        let failing = failing.map(|_| status.last_error.unwrap_or_else(|| "its last delivery failed".to_owned()));
-        Some((config, failing))
+        slots.iter().find(|slot| slot.name() == name && !slot.is_changing)?.engine.failure_number()
+    }
+
+    /// The engine of a sink that fails to deliver its output. One that is being replaced proves nothing about its
+    /// successor.
+    pub(crate) fn failing(&self, name: &str) -> Option<Arc<Engine>> {
+        let is_searched = |slot: &&Slot| slot.name() == name && !slot.is_changing;
+        let engine = self.read().iter().find(is_searched)?.engine.clone();
+        engine.failure().map(|_| engine)
     }
 
     /// Sets the counters of one sink, or of all, to 0. Returns each name with the counters before.
@@ -253,20 +254,16 @@ impl SinkTable {
         }
     }
 
-    /// Flushes all sinks, waits up to the limit for each, and stops them.
+    /// Flushes all sinks, waits up to the limit for each that works, and stops them.
     pub(crate) async fn end(&self, limit: Duration) {
         self.has_ended.store(true, Ordering::Release);
         let engines: Vec<Arc<Engine>> = self.read().iter().map(|slot| slot.engine.clone()).collect();
         let mut ending = JoinSet::new();
         for engine in engines {
             ending.spawn(async move {
-                if !engine.flush(limit).await {
-                    tracing::warn!(
-                        sink = engine.name(),
-                        "delivery incomplete at shutdown; the next start sends the rest"
-                    );
-                }
+                let flushed = engine.flush_while_working(limit).await;
                 engine.shutdown().await;
+                log_undelivered(&engine, &flushed);
             });
         }
         while ending.join_next().await.is_some() {}
@@ -377,6 +374,21 @@ impl SinkTable {
     }
 }
 
+/// Logs how many lines of an ended sink wait for the next start.
+fn log_undelivered(engine: &Engine, flushed: &LastFlush) {
+    let status = engine.status();
+    let (sink, lines) = (engine.name(), status.lag_lines + status.unconfirmed_lines);
+    match flushed {
+        LastFlush::Failing(error) => {
+            tracing::warn!(sink, lines, error, "stopped while the sink fails; its lines wait for the next start");
+        }
+        LastFlush::TimedOut if lines > 0 => {
+            tracing::warn!(sink, lines, "stopped before the sink confirmed every line; the next start sends the rest");
+        }
+        LastFlush::TimedOut | LastFlush::Done => {}
+    }
+}
+
 /// Uses these sinks from now on. Returns at once: a changed sink reads nothing more, waits until what it has sent is
 /// confirmed, and continues with its new configuration from its cursor; a removed one delivers what it can.
 pub(crate) async fn set_sinks(shared: &Arc<RunnerState>, configs: Vec<SinkConfig>) -> SinkChanges {
@@ -425,7 +437,7 @@ async fn exchange(shared: Arc<RunnerState>, name: String) {
     let (table, limit) = (&shared.sinks, shared.options.flush_limit);
     let Some((engine, is_removed)) = table.ending(&name) else { return };
     // A removed sink that fails delivers nothing more: it keeps the lines, and an alert reports them.
-    let is_flushed = is_removed && !engine.is_failing() && engine.flush(limit).await;
+    let is_flushed = is_removed && !engine.is_failing() && engine.flush_while_working(limit).await == LastFlush::Done;
     let in_time = is_flushed || engine_settles(table, &name, &engine, limit).await;
     if table.keep_engine(&name) {
         return;

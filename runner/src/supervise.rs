@@ -20,7 +20,6 @@ use crate::keeper_state::{KeeperState, POLL_INTERVAL, keeper_state, wait_for_kee
 use crate::local_run::{LocalRun, lock};
 use crate::output_end::follow_output;
 use crate::reporting::{START_REPORT_DELAY, pass_start_to_sinks, quiet_deadline, report_if_quiet, report_started};
-use crate::required_sinks::PROBE_MAX_AGE;
 use crate::runner_state::{RunnerState, SpawnError};
 use crate::scan::{Scan, match_new_output};
 
@@ -153,7 +152,7 @@ async fn start_keeper(shared: &Arc<RunnerState>, run: &Arc<LocalRun>, attempts: 
     let lasting = attempts.secret.as_ref().map(|(_, message)| format!("a secret is not available: {message}"));
     run.set_waits_for(blocking_reason.or(lasting).or_else(|| attempts.limit.clone()));
     if is_blocked {
-        sleep(PROBE_MAX_AGE).await;
+        shared.wait_while_held().await;
         return StartResult::CheckAgain(None);
     }
     // Checked before the next keeper starts: a run with a keeper may have started.

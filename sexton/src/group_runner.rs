@@ -103,7 +103,7 @@ async fn serve(mut setup: Setup, aws: &aws::Options, listen: Option<SocketAddr>)
 
     let (runner, sink_events) = LocalRunner::start(&mut setup, options, ports, true).await?;
     let runner = Arc::new(runner);
-    tokio::spawn(local_runner::log_sink_events(sink_events));
+    tokio::spawn(local_runner::discard_sink_events(sink_events));
     let counting = runner.clone();
     let running = Arc::new(move || counting.running_count());
     let sources = states.sources();

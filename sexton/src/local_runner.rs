@@ -177,24 +177,9 @@ pub(crate) fn stopped_message(remaining: usize, command: &str) -> String {
     }
 }
 
-/// Logs failures and recoveries of sinks; `sexton sinks` shows the numbers.
-pub(crate) async fn log_sink_events(mut sink_events: mpsc::Receiver<SinkEvent>) {
-    while let Some(event) = sink_events.recv().await {
-        log_sink_event(&event);
-    }
-}
-
-pub(crate) fn log_sink_event(event: &SinkEvent) {
-    match event {
-        SinkEvent::Trouble(trouble) => tracing::warn!(
-            sink = trouble.sink,
-            since = %trouble.since,
-            "sink failed ({}); its lines are kept: {}",
-            trouble.class.name(),
-            trouble.error
-        ),
-        SinkEvent::Recovered { sink, since } => tracing::info!(sink, %since, "sink recovered"),
-    }
+/// Takes the events of sinks where no alert is sent. The delivery itself logs each of them.
+pub(crate) async fn discard_sink_events(mut sink_events: mpsc::Receiver<SinkEvent>) {
+    while sink_events.recv().await.is_some() {}
 }
 
 /// The counters of a sink before they were reset, for the API.

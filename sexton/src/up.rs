@@ -348,7 +348,7 @@ async fn start_runner(setup: &mut Setup, options: runner::Options, ports: &Ports
     // The ledger is in the state directory, which is locked, so another runner with this name has stopped. Orders wait
     // until its last heartbeat is old enough.
     let (runner, sink_events) = LocalRunner::start(setup, options, runner_ports, false).await?;
-    tokio::spawn(sink_alerts::log_and_alert(sink_events, ports.clone()));
+    tokio::spawn(sink_alerts::alert_losses(sink_events, ports.clone()));
     Ok(Arc::new(runner))
 }
 

@@ -21,8 +21,19 @@ const RETRY_INITIAL: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Default of `retry.max_age`: CloudWatch Logs rejects events older than 14 days (API reference, PutLogEvents).
 const RETRY_MAX_AGE: Duration = Duration::from_secs(14 * 86_400);
+/// Limits of `retry.initial` and `retry.max`. Chosen: below 1 ms a retry is a busy loop, and a sink that does not retry
+/// for a week loses lines by `max_age`.
+const RETRY_MIN: Duration = Duration::from_millis(1);
+const RETRY_LIMIT: Duration = Duration::from_secs(7 * 86_400);
+/// Limits of `retry.max_age`. Chosen: less drops every line, and more than 10 years is no limit.
+const MAX_AGE_MIN: Duration = Duration::from_secs(1);
+const MAX_AGE_MAX: Duration = Duration::from_secs(3650 * 86_400);
 /// Default of `alert_after`. Chosen: a receiver restarts in less.
 const ALERT_AFTER: Duration = Duration::from_secs(300);
+/// Largest `alert_after`. Chosen: later is never.
+const ALERT_AFTER_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// Largest `batch.timeout`. Chosen: a line that waits longer is missed by its readers.
+const BATCH_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Default bytes of a batch: the write of this size cost the kernel least per byte when measured.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Default records of a batch. Chosen: the default bytes are reached first.
@@ -178,18 +189,10 @@ fn read_sink(document: &Document, name: String, mut section: Section) -> Option<
     let strip_ansi = section.flag("strip_ansi").unwrap_or(false);
     let batch = read_batch(&mut section, kind);
     let retry = read_retry(&mut section);
-    let max_line_line = section.line_of("max_line");
-    let max_line = section.size("max_line");
-    if let Some(bytes) = max_line
-        && !(MAX_LINE_BYTES_MIN as u64..=domain::line::LINE_BYTES_MAX as u64).contains(&bytes)
-    {
-        let message =
-            format!("`max_line` is out of range; write {MAX_LINE_BYTES_MIN} to {}", domain::line::LINE_BYTES_MAX);
-        section.fault(max_line_line, bytes.to_string(), message);
-    }
+    let max_line = section.size_in("max_line", MAX_LINE_BYTES_MIN as u64..=domain::line::LINE_BYTES_MAX as u64);
     let required = section.flag("required").unwrap_or(false);
     let start = section.choice("start", &[("now", StartFrom::Now), ("kept", StartFrom::Kept)]).unwrap_or_default();
-    let alert_after = section.duration("alert_after").unwrap_or(ALERT_AFTER);
+    let alert_after = section.duration_in("alert_after", Duration::ZERO..=ALERT_AFTER_MAX, "").unwrap_or(ALERT_AFTER);
     let kind = match kind? {
         Kind::File => file::read(&mut section).map(SinkKind::File),
         Kind::Stdout => stdout::read(&mut section).map(SinkKind::Stdout),
@@ -230,14 +233,8 @@ fn read_batch(section: &mut Section, kind: Option<Kind>) -> BatchConfig {
     };
     let Some(mut batch) = section.section("batch") else { return default };
     let max_events = batch.integer("max_events", 1..=1_000_000);
-    let line = batch.line_of("max_bytes");
-    let max_bytes = batch.size("max_bytes");
-    if let Some(bytes) = max_bytes
-        && !(1..=BATCH_BYTES_MAX).contains(&bytes)
-    {
-        batch.fault(line, bytes.to_string(), "`max_bytes` is out of range; write 1 to 16MiB");
-    }
-    let timeout = batch.duration("timeout");
+    let max_bytes = batch.size_in("max_bytes", 1..=BATCH_BYTES_MAX);
+    let timeout = batch.duration_in("timeout", Duration::ZERO..=BATCH_TIMEOUT_MAX, "");
     batch.reject_unknown_keys();
     BatchConfig {
         max_events: max_events.map_or(default.max_events, |events| events as usize),
@@ -249,17 +246,18 @@ fn read_batch(section: &mut Section, kind: Option<Kind>) -> BatchConfig {
 fn read_retry(section: &mut Section) -> RetryConfig {
     let default = RetryConfig { initial: RETRY_INITIAL, max: RETRY_MAX, max_age: RETRY_MAX_AGE };
     let Some(mut retry) = section.section("retry") else { return default };
-    let line = retry.line_of("initial");
-    let (initial, max) = (retry.duration("initial"), retry.duration("max"));
-    let read = RetryConfig {
-        initial: initial.unwrap_or(default.initial),
-        max: max.unwrap_or(default.max),
-        max_age: retry.duration("max_age").unwrap_or(default.max_age),
+    // Of the two, a key that is absent has its default, which then limits the other one.
+    let (initial_max, hint) = match retry.has_unread("max") {
+        true => (RETRY_LIMIT, ""),
+        false => (default.max, ", or set `max` too"),
     };
-    if read.initial.is_zero() || read.initial > read.max {
-        let shown = domain::units::format_duration(read.initial);
-        retry.fault(line, shown, "`initial` must be more than 0s and at most `max`");
-    }
+    let initial = retry.duration_in("initial", RETRY_MIN..=initial_max, hint).unwrap_or(default.initial);
+    let hint = if initial > RETRY_MIN { ", or set a shorter `initial`" } else { "" };
+    let read = RetryConfig {
+        initial,
+        max: retry.duration_in("max", initial..=RETRY_LIMIT, hint).unwrap_or(default.max),
+        max_age: retry.duration_in("max_age", MAX_AGE_MIN..=MAX_AGE_MAX, "").unwrap_or(default.max_age),
+    };
     retry.reject_unknown_keys();
     read
 }

@@ -136,12 +136,8 @@ fn conflicting_options_are_faults() {
         ),
         ("type = \"stdout\"\nmax_line = 10", "sinks.toml:3: `10`: `max_line` is out of range; write 480 to 1000000"),
         (
-            "type = \"stdout\"\nretry = { initial = \"2m\", max = \"1m\" }",
-            "sinks.toml:3: `2m`: `initial` must be more than 0s and at most `max`",
-        ),
-        (
             "type = \"cloudwatch_logs\"\ngroup = \"/cron\"\nretention_days = 31",
-            "sinks.toml:4: `31`: not a retention of CloudWatch Logs; the next longer one is 60",
+            "sinks.toml:4: `31`: `retention_days` is not a retention of CloudWatch Logs; the next longer one is 60, the longest 3653",
         ),
         (
             "type = \"stdout\"\nwhen = { streams = [\"stdlog\"] }",
@@ -150,6 +146,38 @@ fn conflicting_options_are_faults() {
     ] {
         let (_, faults) = SinksFile::parse("sinks.toml", &format!("[sink.a]\n{text}\n"));
         assert_eq!(faults.0.first().map(ToString::to_string).as_deref(), Some(wanted), "{text}");
+    }
+}
+
+#[test]
+fn limits_name_their_key_the_written_value_and_what_is_allowed() {
+    let check = |text: &str, wanted: &str| {
+        let (_, faults) = SinksFile::parse("x", &format!("[sink.a]\ntype = \"stdout\"\n{text}\n"));
+        assert_eq!(faults.to_string(), format!("x:3: {wanted}"), "{text}");
+    };
+    for (text, wanted) in [
+        ("retry = { max = \"0s\" }", "`0s`: `max` is out of range; write 500ms to 7d, or set a shorter `initial`"),
+        (
+            "retry = { max = \"499ms\" }",
+            "`499ms`: `max` is out of range; write 500ms to 7d, or set a shorter `initial`",
+        ),
+        (
+            "retry = { initial = \"2m\", max = \"1m\" }",
+            "`1m`: `max` is out of range; write 2m to 7d, or set a shorter `initial`",
+        ),
+        ("retry = { max = \"8d\", initial = \"1ms\" }", "`8d`: `max` is out of range; write 1ms to 7d"),
+        ("retry = { initial = \"0s\", max = \"1m\" }", "`0s`: `initial` is out of range; write 1ms to 7d"),
+        ("retry = { initial = \"1m\" }", "`1m`: `initial` is out of range; write 1ms to 30s, or set `max` too"),
+        ("retry = { max_age = \"0ms\" }", "`0ms`: `max_age` is out of range; write 1s to 3650d"),
+        ("retry.max_age = \"99999d\"", "`99999d`: `max_age` is out of range; write 1s to 3650d"),
+        ("alert_after = \"400d\"", "`400d`: `alert_after` is out of range; write 0s to 365d"),
+        ("batch = { timeout = \"2h\" }", "`2h`: `timeout` is out of range; write 0s to 1h"),
+        ("batch = { max_bytes = \"17MiB\" }", "`17MiB`: `max_bytes` is out of range; write 1 to 16MiB"),
+        ("batch = { max_bytes = 0 }", "`0`: `max_bytes` is out of range; write 1 to 16MiB"),
+        ("batch = { max_events = 0 }", "`0`: `max_events` is out of range; write a whole number from 1 to 1000000"),
+        ("max_line = \"2MB\"", "`2MB`: `max_line` is out of range; write 480 to 1000000"),
+    ] {
+        check(text, wanted);
     }
 }
 

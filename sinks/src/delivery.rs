@@ -6,6 +6,7 @@
 mod cursors;
 mod fill;
 mod health_events;
+mod retries;
 
 #[cfg(test)]
 mod model_tests;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use domain::line::Position;
 use domain::run::{AttemptKey, RunId};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::SinkConfig;
@@ -26,6 +27,7 @@ use crate::engine::{EngineShared, Environment, FeedHandle, locked};
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::record::RecordId;
 use crate::sink::{Place, Sink};
+use retries::Attempt;
 
 /// Cursors are stored at most once in this time. Chosen: one sync for many batches, and a crash of the runner sends at
 /// most 250 ms of confirmed lines twice.
@@ -36,8 +38,6 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Turns (reads of a feed) that are sent and not confirmed; at this number, reading pauses. Chosen: each takes about 80
 /// bytes here, so 10 MB; over TCP, where a turn is confirmed after 10 s, 13,000 turns a second.
 const UNCONFIRMED_MAX: usize = 131_072;
-/// The shortest wait before a retry. Chosen: with full jitter the drawn wait may be 0, which would be a busy loop.
-const BACKOFF_MIN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Delivery<S: Sink> {
     sink: S,
@@ -70,6 +70,7 @@ pub(crate) struct Delivery<S: Sink> {
     /// The last attempt to store the counters of lost lines failed.
     loss_store_fails: bool,
     failures: u32,
+    attempt: Attempt,
 }
 
 struct FeedState<R> {
@@ -131,6 +132,7 @@ impl<S: Sink> Delivery<S> {
             loss_sent_at: None,
             loss_store_fails: false,
             failures: 0,
+            attempt: Attempt::default(),
         }
     }
 
@@ -138,9 +140,11 @@ impl<S: Sink> Delivery<S> {
         stop.run_until_cancelled(async {
             loop {
                 let error = self.deliver().await;
+                self.attempt.end((self.environment.steady_now)());
                 self.rewind_unconfirmed().await;
-                self.note_failure(&error);
-                self.back_off(error.class).await;
+                let retry_at = self.next_retry(error.class);
+                self.note_failure(&error, retry_at);
+                self.back_off(retry_at).await;
             }
         })
         .await;
@@ -168,8 +172,12 @@ impl<S: Sink> Delivery<S> {
         if self.shared.settle.is_cancelled() {
             return self.finish_flush().await;
         }
+        if !self.sink.is_connected() {
+            self.drop_idle_feeds();
+        }
         if !self.ready.is_empty() && self.unconfirmed.len() < UNCONFIRMED_MAX {
             if !self.sink.is_connected() {
+                self.attempt.begin();
                 match self.shared.settle.run_until_cancelled(self.sink.connect()).await {
                     Some(connected) => connected?,
                     None => {
@@ -177,6 +185,7 @@ impl<S: Sink> Delivery<S> {
                         return Ok(());
                     }
                 }
+                self.attempt.note_connected((self.environment.steady_now)());
                 self.sent = 0;
             }
             self.fill_batch().await;
@@ -188,6 +197,9 @@ impl<S: Sink> Delivery<S> {
             self.clear_sent();
         }
         self.take_confirmed()?;
+        if self.ready.is_empty() && self.unconfirmed.is_empty() && self.waiting.is_empty() {
+            self.note_nothing_left();
+        }
         if self.committed_at.elapsed() >= COMMIT_INTERVAL {
             self.commit_cursors().await?;
         }
@@ -309,33 +321,6 @@ impl<S: Sink> Delivery<S> {
         for id in ids {
             if let Some(state) = self.feeds.get_mut(&id) {
                 mark_ready(id, state, &mut self.ready);
-            }
-        }
-    }
-
-    /// Waits before the next retry: exponential backoff with full jitter, from the longest wait if an operator must
-    /// act. A flush that arrives during the wait ends it, so the sink retries once at once. A settling sink does not
-    /// wait.
-    async fn back_off(&mut self, class: ErrorClass) {
-        let retry = self.config.retry;
-        let most = match class {
-            ErrorClass::Misconfigured => retry.max,
-            _ => retry.initial.saturating_mul(1 << self.failures.min(20)).min(retry.max),
-        };
-        self.failures += 1;
-        let share = ((self.environment.random)() >> 11) as f64 / (1u64 << 53) as f64;
-        let until = Instant::now() + most.mul_f64(share).max(BACKOFF_MIN);
-        let waiting_flushes = self.flushes.len();
-        loop {
-            tokio::select! {
-                () = sleep_until(until) => return,
-                () = self.shared.settle.cancelled() => return,
-                () = self.shared.notify.notified() => {
-                    self.apply_inbox();
-                    if self.flushes.len() > waiting_flushes {
-                        return;
-                    }
-                }
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The delivery engine of one sink, as the runner holds it: adds feeds, wakes, flushes, reports status. The same for
 //! every kind of sink; its task is in `delivery.rs`.
 
+mod attempts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use domain::line::{LINE_BYTES_MAX, Position};
 use domain::run::{AttemptKey, RunId};
 use jiff::Timestamp;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,7 @@ use crate::stdout::StdoutSink;
 use crate::stream::StreamWire;
 use crate::syslog::{self, Syslog, SyslogConfig};
 use crate::wire::{Wire, WireSink};
+pub use attempts::LastFlush;
 
 /// The clock, the source of random numbers, and the receiver of events. Tests replace them.
 #[derive(Clone)]
@@ -73,6 +76,10 @@ pub(crate) struct EngineShared {
     /// Every feed that is not delivered completely.
     pub feeds: Mutex<BTreeMap<AttemptKey, FeedHandle>>,
     pub health: Mutex<Health>,
+    /// Ends the wait before the next retry.
+    pub retry: Notify,
+    /// Changes when an attempt fails and when the sink recovers.
+    pub outcomes: watch::Sender<u64>,
     /// Cancelled when the sink must read nothing more.
     pub settle: CancellationToken,
     loss_store: Mutex<Option<Box<dyn LossStore>>>,
@@ -231,10 +238,11 @@ impl Engine {
         }
         let lag = total.oldest.map_or(Duration::ZERO, |at| self.environment.clock.age(at));
         let health = locked(&self.shared.health);
+        let (state, waiting_since) = health.state();
         SinkStatus {
             name: self.config.name.clone(),
             kind: self.config.kind.name(),
-            state: health.state(),
+            state,
             lag_lines: total.lines,
             lag_bytes: total.bytes,
             lag_seconds: lag.as_secs_f64(),
@@ -244,7 +252,7 @@ impl Engine {
             last_error: health.last_error.as_ref().map(|(message, _)| message.clone()),
             last_error_at: health.last_error.as_ref().map(|(_, at)| *at),
             failing_since: health.failing.map(|failing| failing.since),
-            waiting_since: health.waiting_since(),
+            waiting_since,
             set_up_fault: health.set_up_fault.as_ref().and_then(|fault| locked(fault).clone()),
             oldest_undelivered_run: oldest_run,
             delivered_lines: health.delivered_lines,
@@ -255,11 +263,6 @@ impl Engine {
             counted_since: health.losses.counted_since,
             alert_after_seconds: self.config.alert_after.as_secs_f64(),
         }
-    }
-
-    /// Whether its last attempt failed.
-    pub fn is_failing(&self) -> bool {
-        locked(&self.shared.health).failing.is_some()
     }
 
     /// What the receiver has not accepted of one run, summed over all its attempts here.

@@ -120,6 +120,17 @@ pub enum Next {
     Done,
 }
 
+/// The kind of a [`Next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peek {
+    /// An item, also where only a read can find out.
+    Item,
+    /// Nothing new at present.
+    Pending,
+    /// Nothing follows.
+    Done,
+}
+
 /// The part of a run that is not delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
@@ -144,6 +155,9 @@ pub trait Feed: Send {
     /// # Errors
     /// The spool cannot be read. The position stays, and the engine retries.
     fn read(&mut self, bytes_max: usize) -> io::Result<Next>;
+
+    /// The kind of result that a read would have. Asked before a sink connects, so that it connects only for output.
+    fn peek(&self) -> Peek;
 
     /// The next read begins at the durable cursor.
     fn rewind(&mut self);

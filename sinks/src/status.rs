@@ -16,6 +16,8 @@ use crate::record::RecordId;
 use crate::sink::SetUpFault;
 use crate::unanswered::UnansweredCalls;
 
+/// Name of a line among the refused records.
+const LINE: &str = "line";
 /// Time over which the rate is averaged. Chosen: smooth enough to read, short enough to show a stop.
 const RATE_SPAN: Duration = Duration::from_secs(10);
 
@@ -63,7 +65,7 @@ pub struct SinkStatus {
     pub last_error_at: Option<Timestamp>,
     /// Start of the present series of failures.
     pub failing_since: Option<Timestamp>,
-    /// Start of the oldest call to the server that has had no answer for more than 1 s.
+    /// Start of the oldest call to the server that has had no answer for more than 1 s; only in the state `waiting`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_since: Option<Timestamp>,
     /// An optional setting of the receiver that could not be applied, like the retention of a log group; lines are
@@ -72,9 +74,10 @@ pub struct SinkStatus {
     pub set_up_fault: Option<String>,
     /// The run with the oldest line that the receiver has not accepted.
     pub oldest_undelivered_run: Option<RunId>,
-    /// Lines confirmed since the engine was started.
+    /// Lines confirmed since the engine was started, without refused ones.
     pub delivered_lines: u64,
-    /// Lines older than `retry.max_age` when they were to be sent.
+    /// Lines older than `retry.max_age` when they were to be sent. Counted when the gap in their place is confirmed;
+    /// until then they are among the unconfirmed lines.
     pub dropped_lines: u64,
     /// Text bytes of these lines.
     pub dropped_bytes: u64,
@@ -110,7 +113,7 @@ impl RefusedRecord {
     pub(crate) fn new((run_id, attempt): &(RunId, u32), id: RecordId, message: String, at: Timestamp) -> RefusedRecord {
         let (record, seq) = match id {
             RecordId::Started => (bracket_records::STARTED, None),
-            RecordId::Line { seq } => ("line", Some(seq)),
+            RecordId::Line { seq } => (LINE, Some(seq)),
             RecordId::Gap { first_seq } => (bracket_records::GAP, Some(first_seq)),
             RecordId::Finished => (bracket_records::FINISHED, None),
             RecordId::OutputEnded => (bracket_records::OUTPUT_ENDED, None),
@@ -124,6 +127,10 @@ impl RefusedRecord {
             Some(seq) => format!("seq {seq} of run {}", self.run_id),
             None => format!("{} of run {}", self.record, self.run_id),
         }
+    }
+
+    fn is_line(&self) -> bool {
+        self.record == LINE
     }
 
     pub(crate) fn is_same(&self, other: &RefusedRecord) -> bool {
@@ -170,6 +177,8 @@ pub(crate) struct Health {
     pub losses: Losses,
     /// The losses have changed since they were stored.
     pub losses_changed: bool,
+    /// Refused lines whose batch is not confirmed yet: they are no delivered lines.
+    refused_unconfirmed: u64,
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -179,6 +188,12 @@ pub(crate) struct FailureSpan {
     pub since: Timestamp,
     /// An event about this series was sent.
     pub event_sent: bool,
+    /// The last attempt found no receiver: nothing was sent.
+    pub is_unreachable: bool,
+    /// When the engine retries by itself.
+    pub retry_at: tokio::time::Instant,
+    /// The receiver has accepted something since the last failure.
+    pub is_accepting: bool,
 }
 
 impl Health {
@@ -187,18 +202,22 @@ impl Health {
         Health { losses, ..Health::default() }
     }
 
-    pub(crate) fn state(&self) -> SinkState {
-        match self.failing {
-            _ if self.stopped => SinkState::Stopped,
-            None if self.waiting_since().is_some() => SinkState::Waiting,
-            None => SinkState::Working,
-            Some(FailureSpan { class: ErrorClass::Misconfigured, .. }) => SinkState::Misconfigured,
-            Some(_) => SinkState::Retrying,
-        }
+    /// The state, and the start of the wait for an answer where that is the state.
+    pub(crate) fn state(&self) -> (SinkState, Option<Timestamp>) {
+        if self.stopped { (SinkState::Stopped, None) } else { self.last_state() }
     }
 
-    pub(crate) fn waiting_since(&self) -> Option<Timestamp> {
-        self.unanswered.as_ref().filter(|_| !self.stopped)?.since()
+    /// The state of the engine, also of one that has ended.
+    pub(crate) fn last_state(&self) -> (SinkState, Option<Timestamp>) {
+        let waiting_since = || self.unanswered.as_ref().filter(|_| !self.stopped)?.since();
+        match (self.failing.map(|failing| failing.class), waiting_since) {
+            (Some(ErrorClass::Misconfigured), _) => (SinkState::Misconfigured, None),
+            (Some(_), _) => (SinkState::Retrying, None),
+            (None, waiting_since) => match waiting_since() {
+                Some(since) => (SinkState::Waiting, Some(since)),
+                None => (SinkState::Working, None),
+            },
+        }
     }
 
     pub(crate) fn note_error(&mut self, error: &SinkError, at: Timestamp) {
@@ -209,6 +228,7 @@ impl Health {
     pub(crate) fn note_refused(&mut self, record: &RefusedRecord) -> bool {
         let is_new = self.losses.note_refused(record);
         self.losses_changed |= is_new;
+        self.refused_unconfirmed += u64::from(is_new && record.is_line());
         is_new
     }
 
@@ -218,8 +238,10 @@ impl Health {
         self.losses_changed = true;
     }
 
-    /// Counts delivered lines and samples the time for the rate.
-    pub(crate) fn delivered(&mut self, lines: u64, now: Instant) {
+    /// Counts the delivered ones of the confirmed lines, and samples the time for the rate.
+    pub(crate) fn note_confirmed(&mut self, lines: u64, now: Instant) {
+        let refused = self.refused_unconfirmed.min(lines);
+        self.refused_unconfirmed -= refused;
         let due = self.samples.back().is_none_or(|(at, _)| now.duration_since(*at) >= RATE_SPAN / 10);
         if due {
             self.samples.push_back((now, self.delivered_lines));
@@ -227,7 +249,7 @@ impl Health {
                 self.samples.pop_front();
             }
         }
-        self.delivered_lines += lines;
+        self.delivered_lines += lines - refused;
     }
 
     pub(crate) fn rate(&self, now: Instant) -> f64 {

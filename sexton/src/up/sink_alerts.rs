@@ -18,7 +18,7 @@ use sinks::status::{SinkEvent, SinkState, SinkStatus, SinkTrouble};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::local_runner::{LocalRunner, log_sink_event};
+use crate::local_runner::LocalRunner;
 use crate::print::{format_bytes, format_duration};
 
 /// Interval of checking the sinks. Chosen: short against `alert_after` (default 5 min).
@@ -45,10 +45,9 @@ pub(crate) async fn watch_sinks(runner: Arc<LocalRunner>, ports: Ports, stop: Ca
     }
 }
 
-/// Logs the events of sinks, and alerts when a sink lost lines permanently.
-pub(crate) async fn log_and_alert(mut events: mpsc::Receiver<SinkEvent>, ports: Ports) {
+/// Alerts when a sink lost lines permanently. The delivery itself logs every event.
+pub(crate) async fn alert_losses(mut events: mpsc::Receiver<SinkEvent>, ports: Ports) {
     while let Some(event) = events.recv().await {
-        log_sink_event(&event);
         if let SinkEvent::Trouble(trouble) = &event
             && let Err(error) = alert_loss(&ports, trouble, Timestamp::now()).await
         {

@@ -21,6 +21,7 @@ mod exec_limits;
 mod exec_signals;
 mod exec_sinks_file;
 mod exec_streams;
+mod failing_sinks;
 mod faults;
 mod few_open_files;
 mod file_owners;

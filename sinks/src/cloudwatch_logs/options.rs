@@ -148,7 +148,9 @@ fn read_new_group(section: &mut Section) -> NewGroup {
         && !RETENTION_DAYS.contains(&days)
     {
         let near = RETENTION_DAYS.iter().filter(|known| **known > days).min().unwrap_or(&3653);
-        let message = format!("not a retention of CloudWatch Logs; the next longer one is {near}");
+        let message = format!(
+            "`retention_days` is not a retention of CloudWatch Logs; the next longer one is {near}, the longest 3653"
+        );
         section.fault(retention_line, days.to_string(), message);
     }
     let classes = [("standard", "STANDARD"), ("infrequent_access", "INFREQUENT_ACCESS"), ("delivery", "DELIVERY")];

@@ -21,6 +21,9 @@ impl<S: Sink> Delivery<S> {
         let confirmed = self.sink.confirmed_batches(self.sent)?;
         self.note_named_refusals();
         let accepted = self.sink.accepted_batches().max(confirmed);
+        if accepted > 0 {
+            self.note_accepted();
+        }
         while let Some(turn) = self.unconfirmed.get(self.accepted_turns)
             && turn.batch <= accepted
         {

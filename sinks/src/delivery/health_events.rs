@@ -16,19 +16,32 @@ use crate::status::{FailureSpan, RefusedRecord, SinkEvent, SinkTrouble};
 const LOSS_EVENT_INTERVAL: Duration = Duration::from_secs(60);
 
 impl<S: Sink> Delivery<S> {
-    pub(super) fn note_failure(&mut self, error: &SinkError) {
+    pub(super) fn note_failure(&mut self, error: &SinkError, retry_at: Instant) {
         let now = (self.environment.now)();
         let mut health = locked(&self.shared.health);
         health.note_error(error, now);
-        let since = health.failing.map_or(now, |failing| failing.since);
-        let event_sent = health.failing.is_some_and(|failing| failing.event_sent && failing.class == error.class);
-        if health.failing.is_none() {
-            tracing::warn!(sink = %self.config.name, class = error.class.name(), %error, "sink failed");
-        }
+        let before = health.failing;
+        let since = before.map_or(now, |failing| failing.since);
+        let is_same = before.is_some_and(|failing| failing.class == error.class);
+        let event_sent = is_same && before.is_some_and(|failing| failing.event_sent);
         let lasted = now.duration_since(since).unsigned_abs();
         let send_now = !event_sent && (error.class == ErrorClass::Misconfigured || lasted >= self.config.alert_after);
-        health.failing = Some(FailureSpan { class: error.class, since, event_sent: event_sent || send_now });
+        // One line for each change of the state, and one when the failure is alerted.
+        if !is_same || send_now {
+            let what = if is_same { "sink still fails" } else { "sink failed" };
+            let class = error.class.name();
+            tracing::warn!(sink = %self.config.name, class, %since, %error, "{what}; its lines are kept");
+        }
+        health.failing = Some(FailureSpan {
+            class: error.class,
+            since,
+            event_sent: event_sent || send_now,
+            is_unreachable: self.attempt.is_unreachable(),
+            retry_at,
+            is_accepting: false,
+        });
         drop(health);
+        self.shared.outcomes.send_modify(|count| *count += 1);
         if send_now {
             self.send_trouble(SinkTrouble {
                 sink: self.config.name.clone(),
@@ -41,20 +54,24 @@ impl<S: Sink> Delivery<S> {
 
     pub(super) fn note_delivered(&mut self, total: &BatchCounts) {
         self.failures = 0;
-        let recovered = locked(&self.shared.health).failing.take();
-        if let Some(failing) = recovered {
-            tracing::info!(sink = %self.config.name, since = %failing.since, "sink recovered");
-            if failing.event_sent {
-                self.send_event(SinkEvent::Recovered { sink: self.config.name.clone(), since: failing.since });
-            }
-        }
+        self.note_recovered();
         self.count_delivered(total);
+    }
+
+    /// The sink works: its failure, if any, is over.
+    pub(super) fn note_recovered(&mut self) {
+        let Some(failing) = locked(&self.shared.health).failing.take() else { return };
+        tracing::info!(sink = %self.config.name, since = %failing.since, "sink recovered");
+        self.shared.outcomes.send_modify(|count| *count += 1);
+        if failing.event_sent {
+            self.send_event(SinkEvent::Recovered { sink: self.config.name.clone(), since: failing.since });
+        }
     }
 
     /// Counts delivered and dropped lines; another run's records may still fail.
     pub(super) fn count_delivered(&mut self, total: &BatchCounts) {
         let mut health = locked(&self.shared.health);
-        health.delivered(total.lines, std::time::Instant::now());
+        health.note_confirmed(total.lines, std::time::Instant::now());
         if total.dropped_lines > 0 {
             health.note_dropped(total.dropped_lines, total.dropped_bytes);
         }

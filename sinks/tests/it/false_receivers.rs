@@ -24,7 +24,7 @@ const LINES: u64 = 12;
 /// Longer than HAProxy tries to reach a server (3 retries, one a second), and shorter than the hold of 10 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn sink(address: impl std::fmt::Display, options: &str) -> String {
+pub(crate) fn sink(address: impl std::fmt::Display, options: &str) -> String {
     format!("[sink.a]\ntype = \"syslog\"\naddress = \"{address}\"\nframing = \"newline\"\n{RETRY}{options}")
 }
 
@@ -36,7 +36,7 @@ fn printed() -> Run {
 }
 
 /// How often each of the printed lines is in the text.
-fn copies(text: &str, lines: u64) -> Vec<usize> {
+pub(crate) fn copies(text: &str, lines: u64) -> Vec<usize> {
     (0..lines).map(|number| text.matches(&format!("] line {number} ")).count()).collect()
 }
 
@@ -164,7 +164,7 @@ async fn a_load_balancer_that_switches_in_mid_stream_loses_no_line() {
 }
 
 /// A listener that handles each connection in a thread.
-fn listener(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+pub(crate) fn listener(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     let handle = Arc::new(handle);

@@ -25,6 +25,11 @@ impl Received {
         self.0.lock().expect("lock").len()
     }
 
+    /// Requests that were left without an answer at first.
+    pub(crate) fn hung(&self) -> usize {
+        self.0.lock().expect("lock").iter().filter(|(_, status)| *status == 0).count()
+    }
+
     pub(crate) fn accepted(&self) -> Vec<Value> {
         let all = self.0.lock().expect("lock");
         let accepted = all.iter().filter(|(_, status)| *status == 202);

@@ -13,6 +13,7 @@ mod delivery;
 mod false_receivers;
 mod files;
 mod gelf;
+mod half_closing;
 mod hanging;
 mod http;
 mod http_faults;
@@ -22,6 +23,7 @@ mod outage;
 mod pacing;
 #[path = "../../src/sample_records.rs"]
 mod sample_records;
+mod sink_states;
 mod special_files;
 mod speed;
 mod strict_logs;

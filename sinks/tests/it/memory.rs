@@ -11,7 +11,7 @@ use domain::run::{Outcome, RunId};
 use jiff::{SignedDuration, Timestamp};
 use sinks::config::{SinkConfig, SinksFile};
 use sinks::engine::{Engine, Environment};
-use sinks::feed::{Feed, FinishedRecord, Item, Lag, Next, OutputEndedRecord, RunHeader};
+use sinks::feed::{Feed, FinishedRecord, Item, Lag, Next, OutputEndedRecord, Peek, RunHeader};
 use sinks::status::SinkEvent;
 use tokio::sync::mpsc;
 
@@ -208,6 +208,17 @@ impl Feed for MemoryFeed {
         drop(spool);
         self.place = end;
         Ok(Next::Item { item, end })
+    }
+
+    fn peek(&self) -> Peek {
+        let spool = self.run.spool();
+        let is_over = match self.place.stage {
+            Stage::Before => return Peek::Item,
+            Stage::Lines => spool.finished.is_some(),
+            Stage::Late => spool.output_ended.is_some(),
+            Stage::Done => return Peek::Done,
+        };
+        if is_over || spool.records.len() as u64 >= self.place.seq { Peek::Item } else { Peek::Pending }
     }
 
     fn rewind(&mut self) {

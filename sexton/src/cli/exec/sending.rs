@@ -21,7 +21,6 @@ use serde_json::json;
 use sinks::config::{SinkConfig, SinkKind};
 use sinks::engine::Environment;
 use sinks::feed::FinishedRecord;
-use sinks::status::SinkEvent;
 use tokio::sync::mpsc;
 
 use super::call_settings::{CallSettings, Shipping};
@@ -30,7 +29,7 @@ use crate::configuration::{Configuration, pack_files, read_text};
 use crate::failure::{Failure, print_error_line};
 use crate::file_watch::FileWatch;
 use crate::kept_files::KeptFiles;
-use crate::local_runner::log_sink_event;
+use crate::local_runner::discard_sink_events;
 use crate::setup::SinksSource;
 use crate::state::StateDirectory;
 use crate::{log, machine};
@@ -191,7 +190,7 @@ fn call_sinks(shipping: &Shipping, state: &StateDirectory) -> (CallSinks, bool) 
     let source = SinksSource::new(shipping.sinks.clone(), shipping.aws.clone());
     let is_local = configs.iter().all(|sink| matches!(sink.kind, SinkKind::File(_)));
     let (events, sink_events) = mpsc::channel(EVENTS_MAX);
-    tokio::spawn(log_sink_events(sink_events, state.dir.clone()));
+    tokio::spawn(discard_sink_events(sink_events));
     let (key, file, reload) = (source.key(), shipping.sinks.clone(), reload(source, configs.clone()));
     let environment = Environment::real(events);
     (CallSinks { configs, environment, are_complete, key, file, read_at, reload }, is_local)
@@ -235,22 +234,6 @@ fn writes_to_own_stream(sink: &SinkConfig) -> bool {
             path == "/dev/stdout" || path == "/dev/stderr" || path.starts_with("/proc/self/fd/")
         }
         SinkKind::Syslog(_) | SinkKind::Gelf(_) | SinkKind::CloudwatchLogs(_) => false,
-    }
-}
-
-/// Logs failures and recoveries. Every line is on disk until its sinks have confirmed it.
-async fn log_sink_events(mut events: mpsc::Receiver<SinkEvent>, state: PathBuf) {
-    while let Some(event) = events.recv().await {
-        match event {
-            SinkEvent::Trouble(trouble) => tracing::warn!(
-                sink = trouble.sink,
-                "sink failed ({}); its lines are kept in {} and sent later: {}",
-                trouble.class.name(),
-                state.display(),
-                trouble.error
-            ),
-            recovered => log_sink_event(&recovered),
-        }
     }
 }
 

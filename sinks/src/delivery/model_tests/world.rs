@@ -8,7 +8,7 @@ use domain::line::{Block, Position, Stage, Stream, Tag, stamp, write_head};
 use domain::run::RunId;
 use jiff::Timestamp;
 
-use crate::feed::{Feed, FinishedRecord, Item, Lag, Next, RunHeader};
+use crate::feed::{Feed, FinishedRecord, Item, Lag, Next, Peek, RunHeader};
 use crate::record::RecordId;
 use crate::sample_records::{finished, header};
 
@@ -180,6 +180,16 @@ impl Feed for ModelFeed {
         };
         self.place = end;
         Ok(Next::Item { item, end })
+    }
+
+    fn peek(&self) -> Peek {
+        let world = locked_world(&self.world);
+        let run = &world.runs[&self.header.run_id];
+        match self.place.stage {
+            Stage::Late | Stage::Done => Peek::Done,
+            Stage::Lines if !run.finished && self.place.seq as usize > run.texts.len() => Peek::Pending,
+            Stage::Before | Stage::Lines => Peek::Item,
+        }
     }
 
     fn rewind(&mut self) {
