@@ -32,7 +32,7 @@ pub struct UndeliveredCommand {
     pub at: Timestamp,
     /// Directory of its call.
     pub directory: PathBuf,
-    /// The sinks with the lines that they lack. Empty when no sender has started, so that its sinks are not known.
+    /// The sinks with the lines that they lack. Not all, when no sender has started or the sinks file is faulty.
     pub sinks: Vec<(String, u64)>,
     /// Lines that at least one sink lacks.
     pub lines: u64,
@@ -69,7 +69,8 @@ fn command_of(call: &Path, directory: RunDirectory, is_being_sent: bool) -> Opti
     let accepted = Accepted::read(&directory).ok()??;
     let due = DueSinks::of_call(call, &directory).ok()?;
     let run = LocalRun::new(directory, accepted);
-    let is_known = due.source.is_some() || !due.names.is_empty();
+    // Not those of a call whose sender has not started, or whose sinks file is faulty.
+    let is_known = due.is_complete || (due.source.is_none() && !due.names.is_empty());
     let sinks = lacked_lines(&run, due.names.iter().filter(|name| !is_given_up(call, &due, name)));
     let lines = match is_known {
         true => sinks.iter().map(|(_, lines)| *lines).max().unwrap_or(0),

@@ -203,13 +203,12 @@ fn report(key: &JobKey, executed: &Executed, state: &StateDirectory) {
     let Some(verdict) = &executed.verdict else {
         if let Ended::NotStarted { reason, .. } = &executed.ended {
             print_error_line(&format!("sexton: {key} failed: {reason}"));
-        } else if let Some(why) = &executed.unchecked {
+        } else {
+            let why = executed.unchecked.as_deref().unwrap_or("the sender has exited or hangs");
             print_error_line(&format!(
                 "sexton: the rules did not check the output of {key}, and a later call delivers its lines from {}: {why}",
                 state.dir.display()
             ));
-        } else {
-            print_error_line(&format!("sexton: the rules did not check the output of {key}"));
         }
         return;
     };

@@ -118,11 +118,14 @@ impl ExecBacklog {
 pub(crate) fn read_state(server: &ServerArguments, no_server: Failure) -> Result<Value, Failure> {
     let messages = no_server.messages();
     let failure = || Failure::Failed(messages.clone());
-    let runs = runs_on_disk::list(server, &Filter::default(), u64::MAX, failure())?;
-    let runs: Vec<Run> = runs.into_iter().filter(|run| run.trigger == Trigger::Exec).collect();
-    if runs.is_empty() {
-        return Err(failure());
-    }
+    let listed = runs_on_disk::list(server, &Filter::default(), u64::MAX, failure());
+    let listed = listed.map(|runs| runs.into_iter().filter(|run| run.trigger == Trigger::Exec).collect::<Vec<Run>>());
+    // Where the selected directory cannot be used, commands are in another one.
+    let runs = match listed {
+        Ok(runs) if runs.is_empty() && read_backlogs(server).is_empty() => return Err(failure()),
+        Err(failure) if read_backlogs(server).is_empty() => return Err(failure),
+        listed => listed.unwrap_or_default(),
+    };
     let (open, ended): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| run.outcome.is_none());
     Ok(json!({ "no_server": messages.join("; "), "bad": bad_jobs(&ended), "open": open }))
 }

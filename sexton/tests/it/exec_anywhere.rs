@@ -76,6 +76,16 @@ fn the_command_runs_where_no_directory_can_be_used() {
     assert!(err.contains("cannot create") && err.contains("this run is recorded in /"), "{err}");
     let kept = err.split("--state ").nth(1).and_then(|rest| rest.split('`').next()).expect("a directory").to_owned();
     assert!(sexton(&["runs", "--state", &kept]).expect(0).text().contains("default/x"));
+    // `status` of the directory that cannot be used finds the lines.
+    let sinks = folder.write("faulty.toml", "this is [no TOML");
+    expect_ran(sexton(&[&["exec", "--name", "x", "--state", &state, "--sinks", &sinks], &SCRIPT[..]].concat()));
+    let status = sexton(&["status", "--state", &state]).expect(1).text();
+    assert!(status.contains("1 command of `sexton exec` has undelivered lines: 1 line,"), "{status}");
+    let status = sexton(&["status", "--state", &state, "--json"]).expect(1).records();
+    let undelivered = &status[0]["exec"][0];
+    assert_eq!((&undelivered["job"], &undelivered["state"]), (&"x".into(), &kept.as_str().into()), "{status:?}");
+    let call = format!("{kept}/runner/exec/{}", undelivered["run_id"].as_str().expect("run_id"));
+    fs::remove_dir_all(call).expect("removed");
     // Neither a home directory nor an environment.
     let mut bare = command(&words);
     expect_ran(output(bare.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", "/nonexistent")));
