@@ -39,6 +39,10 @@ async fn lines_older_than_max_age_are_dropped_counted_and_marked_by_a_gap() {
     run.print(Stream::Stdout, b"new again");
     run.finish();
     engine.add(run.feed());
+    // A dropped line is confirmed like any other, by the gap in its place, and counts only then.
+    wait_until(|| engine.status().unconfirmed_lines == 4).await;
+    let status = engine.status();
+    assert_eq!((status.lag_lines, status.dropped_lines, status.delivered_lines), (0, 0, 0), "{status:?}");
     assert!(flush(&engine).await);
     let lines = lines_of(&capture);
     let texts: Vec<&str> = lines.iter().filter_map(|line| line.split("] ").nth(1)).collect();
