@@ -55,6 +55,7 @@ pub mod pack_choice;
 pub mod packs;
 pub mod pattern;
 mod pattern_check;
+mod pattern_cost;
 pub mod programs;
 mod replay;
 pub mod rule;

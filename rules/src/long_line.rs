@@ -33,7 +33,8 @@ impl OpenLine {
         OpenLine { stream, tail: Vec::new(), is_cut: false, is_trace: false, marks: BTreeMap::new() }
     }
 
-    /// Matches the next part. `awaited`: rules whose `then` the line can meet.
+    /// Matches the next part. `awaited`: rules whose `then` the line can meet. `budget`: as in
+    /// [`crate::automaton::Automaton::search`].
     pub(crate) fn feed(
         &mut self,
         rules: &RuleSet,
@@ -41,6 +42,7 @@ impl OpenLine {
         reader: &mut LineReader,
         part: &Line<'_>,
         awaited: &[usize],
+        budget: &mut u64,
     ) {
         self.tail.extend_from_slice(part.text);
         let text = reader.read_part(&self.tail, !self.is_cut, part.tag.last);
@@ -53,7 +55,7 @@ impl OpenLine {
         let mut mark = |rule: usize, key: MarkKey, line: String| {
             marks.entry((rule, key)).or_insert((part.seq, line));
         };
-        if let Some(found) = rules.automaton().and_then(|automaton| automaton.search(scratch, &text)) {
+        if let Some(found) = rules.automaton().and_then(|automaton| automaton.search(scratch, &text, budget)) {
             for number in found.iter() {
                 match rules.pattern_use(number.as_usize()) {
                     Some(PatternUse::Clears(rule)) => mark(rule, MarkKey::ClearedBy, String::new()),

@@ -23,6 +23,10 @@ use crate::rule_set::{PatternUse, RuleSet};
 /// Rules in one report. Chosen with [`FIRST_LINE_BYTES_MAX`].
 pub const HITS_MAX: usize = 64;
 
+/// Bytes of one run's lines that the slow patterns of a set read, added up over these patterns. Chosen: a few seconds
+/// of one core.
+pub const SLOW_BYTES_MAX: u64 = 64 << 20;
+
 /// The rules of a set with their matches so far.
 pub struct Matcher {
     rules: Arc<RuleSet>,
@@ -35,6 +39,8 @@ pub struct Matcher {
     streams: Streams,
     /// The resumed state came from other rules.
     rules_changed: bool,
+    /// Bytes that slow patterns may still read.
+    slow_budget: u64,
     reader: LineReader,
 }
 
@@ -85,6 +91,7 @@ impl Matcher {
             unseen_lines: 0,
             streams: Streams::AsRecorded,
             rules_changed: false,
+            slow_budget: SLOW_BYTES_MAX,
             reader: LineReader::default(),
         }
     }
@@ -95,6 +102,7 @@ impl Matcher {
         let mut matcher = Matcher::new(rules);
         matcher.next_seq = state.next_seq.max(1);
         matcher.unseen_lines = state.unseen_lines;
+        matcher.slow_budget = SLOW_BYTES_MAX.saturating_sub(state.slow_bytes);
         matcher.rules_changed = state.next_seq > 1 && state.digest != matcher.rules.digest();
         for found in state.found {
             let number = matcher.rules.number_of(&found.pack, &found.rule);
@@ -150,7 +158,7 @@ impl Matcher {
         seen: &mut impl FnMut(&Pack, &Rule, Effect<'_>),
     ) {
         let text = reader.read(line.text);
-        let found = rules.automaton().and_then(|automaton| automaton.search(scratch, &text));
+        let found = rules.automaton().and_then(|automaton| automaton.search(scratch, &text, &mut self.slow_budget));
         if (found.is_none() && self.waiting.is_empty()) || text.is_trace() {
             return;
         }
@@ -200,7 +208,7 @@ impl Matcher {
             self.end_line(rules, unended, seen);
         }
         let mut open = earlier.filter(|_| line.tag.part > 1).unwrap_or_else(|| OpenLine::new(line.stream));
-        open.feed(rules, scratch, reader, line, &self.awaited(line.stream));
+        open.feed(rules, scratch, reader, line, &self.awaited(line.stream), &mut self.slow_budget);
         match line.tag.last {
             true => self.end_line(rules, &open, seen),
             false => self.open_lines.push(open),
@@ -324,6 +332,7 @@ impl Matcher {
         MatcherState {
             digest: self.rules.digest().to_owned(),
             next_seq: self.next_seq,
+            slow_bytes: SLOW_BYTES_MAX - self.slow_budget,
             waiting: self.waiting.iter().filter_map(|waiting| stored_waiting(&self.rules, waiting)).collect(),
             open_lines: self.open_lines.iter().map(|line| stored_open_line(&self.rules, line)).collect(),
             unseen_lines: self.unseen_lines,
@@ -368,6 +377,11 @@ impl Matcher {
         self.rules_changed
     }
 
+    /// Whether the rule with this number has a slow pattern that did not read all lines.
+    pub fn has_unread_lines(&self, number: usize) -> bool {
+        self.slow_budget == 0 && self.rules.automaton().is_some_and(|automaton| automaton.is_alone(number))
+    }
+
     /// The rules that it applies.
     pub fn rules(&self) -> &Arc<RuleSet> {
         &self.rules
@@ -392,7 +406,8 @@ impl Matcher {
                 text: b"",
             };
             let mut line = line.clone();
-            line.feed(&self.rules, &mut scratch, &mut reader, &last, &ended.awaited(line.stream));
+            let awaited = ended.awaited(line.stream);
+            line.feed(&self.rules, &mut scratch, &mut reader, &last, &awaited, &mut self.slow_budget.clone());
             ended.end_line(&self.rules, &line, &mut |_, _, _| ());
         }
         Cow::Owned(ended.tallies)
@@ -401,7 +416,9 @@ impl Matcher {
     fn rules_with_hits<'t>(&'t self, tallies: &'t [Tally]) -> impl Iterator<Item = (&'t Pack, &'t Rule, &'t Tally)> {
         self.rules.rules().zip(tallies).enumerate().filter_map(|(number, ((pack, rule), tally))| {
             let is_unknown = rule.expectation == Expectation::Match && self.rules_changed;
-            let is_unknown = is_unknown || !self.rules.streams_of(number).any();
+            // A required line may be among those that a slow pattern did not read.
+            let is_unread = rule.expectation == Expectation::Match && self.has_unread_lines(number);
+            let is_unknown = is_unknown || is_unread || !self.rules.streams_of(number).any();
             (rule.is_hit(tally.count) && !is_unknown).then_some((pack, rule, tally))
         })
     }

@@ -14,6 +14,9 @@ pub struct MatcherState {
     /// Lines that left the spool before they were matched.
     #[serde(default)]
     pub unseen_lines: u64,
+    /// Bytes that the slow patterns of the rules have read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slow_bytes: u64,
     /// One entry for each rule with matches.
     pub found: Vec<MatchCount>,
     /// Matches that wait for the `then` of their rule.
@@ -22,6 +25,10 @@ pub struct MatcherState {
     /// Lines that the spool cut and whose last part is not matched yet; at most one of each stream.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_lines: Vec<StoredOpenLine>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The matches of one rule.

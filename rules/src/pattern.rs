@@ -12,6 +12,8 @@ use regex_syntax::hir::Hir;
 
 use crate::line_text::LineText;
 use crate::pattern_check;
+use crate::pattern_cost::has_too_many_states;
+use crate::wide_gap;
 
 /// Bytes of a pattern's text. Chosen: the longest pattern seen in the field has 300.
 pub const PATTERN_BYTES_MAX: usize = 4_096;
@@ -83,6 +85,12 @@ impl Pattern {
         &self.mode
     }
 
+    /// Whether it has too many states to be matched together with others.
+    pub(crate) fn is_slow(&self) -> bool {
+        let piece = wide_gap::longest_piece(&self.hir);
+        has_too_many_states(piece.as_ref().unwrap_or(&self.hir))
+    }
+
     /// The parsed text.
     pub(crate) fn hir(&self) -> &Hir {
         &self.hir
@@ -127,12 +135,12 @@ fn syntax_of(unicode: bool) -> syntax::Config {
     syntax::Config::new().unicode(unicode).utf8(false).multi_line(true).crlf(true).nest_limit(NEST_MAX)
 }
 
-fn build(hir: &Hir) -> Result<Regex, BuildError> {
+fn build(hir: &Hir) -> Result<Regex, Box<BuildError>> {
     let config = Regex::config()
         .utf8_empty(false)
         .nfa_size_limit(Some(COMPILED_BYTES_MAX))
         .hybrid_cache_capacity(OWN_CACHE_BYTES_MAX);
-    Regex::builder().configure(config).build_from_hir(hir)
+    Regex::builder().configure(config).build_from_hir(hir).map_err(Box::new)
 }
 
 fn build_message(error: &BuildError) -> String {

@@ -10,6 +10,7 @@ use domain::glob;
 use domain::run::Severity;
 
 use crate::line_text::{LineReader, LineText};
+use crate::matcher::SLOW_BYTES_MAX;
 use crate::pack::{Origin, name_of};
 use crate::pattern::{Mode, Pattern};
 
@@ -255,6 +256,15 @@ fn pattern_of(section: &mut Section, key: &'static str, rule: &str, origin: Orig
                      mode ({why}); write ASCII classes where they are enough"
                 );
                 section.document().push(Fault::warning(section.document().file(), line, text, message));
+            }
+            if origin == Origin::User && pattern.is_slow() {
+                let message = format!(
+                    "`{key}` of {rule} has a state for each combination of characters, so it is matched by itself, and \
+                     only in the first {} MiB of a run's output; write a smaller repetition",
+                    SLOW_BYTES_MAX >> 20
+                );
+                let file = section.document().file();
+                section.document().push(Fault::warning(file, line, pattern.text(), message));
             }
             Some(Arc::new(pattern))
         }

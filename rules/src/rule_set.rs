@@ -52,8 +52,11 @@ pub struct RuleSet {
     interpreters: Interpreters,
     automaton: Option<Arc<Automaton>>,
     /// The patterns of `unless`, with the rule of each. Compiled when a line is too long for one record.
-    unless: Arc<OnceLock<Option<(Automaton, Vec<usize>)>>>,
+    unless: Arc<OnceLock<Option<UnlessSearch>>>,
 }
+
+/// The patterns of all `unless`, and the rule of each.
+type UnlessSearch = (Automaton, Vec<usize>);
 
 /// The streams whose lines count for a rule of one job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,7 +257,7 @@ impl RuleSet {
         match compiled {
             Some((automaton, numbers)) => {
                 let mut scratch = automaton.scratch();
-                let found = automaton.search(&mut scratch, text);
+                let found = automaton.search(&mut scratch, text, &mut u64::MAX.clone());
                 found
                     .into_iter()
                     .flat_map(|found| found.iter())

@@ -7,6 +7,7 @@ mod judging;
 mod loading;
 mod matching;
 mod readers;
+mod slow_patterns;
 mod stored;
 mod trying;
 

@@ -67,6 +67,10 @@ cleared_by = 'aaa'
 id = "few"
 pattern = '^c'
 at_most = 2
+[[rule]]
+id = "slow"
+pattern = '^?a[ab]{10}|b[ab]{12}c'
+unless = 'ab$'
 "#;
 
 /// Heads of lines, with the places behind them where a message begins.
