@@ -27,7 +27,7 @@ pub enum CheckRole {
 /// Result for one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// `table`, `queue`, `topic` or `parameter`.
+    /// `table`, `queue`, `topic`, `parameter` or `key`.
     pub kind: &'static str,
     /// Full name of the resource.
     pub name: String,
@@ -66,6 +66,12 @@ impl Aws {
                 }
                 if let Some(key) = &self.backend.signing.signing_key {
                     add("parameter", key.parameter(), self.check_signing_key(key).await);
+                    match self.kms_key().await {
+                        Ok(None) => {}
+                        Ok(Some(kms_key)) => add("key", &kms_key, self.check_kms_key(key.secrets(), &kms_key).await),
+                        // The queue has a finding of its own.
+                        Err(_) => {}
+                    }
                 }
                 let sns = aws_sdk_sns::Client::new(&self.sdk_config);
                 for topic in [self.names.alerts_topic(), self.names.operations_topic()] {

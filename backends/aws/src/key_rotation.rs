@@ -22,13 +22,14 @@ pub struct KeyRotation {
     secrets: AwsSecrets,
     current: String,
     next: String,
+    kms_key: Option<String>,
 }
 
 impl KeyRotation {
-    /// Calls nothing.
-    pub fn new(options: &Options, names: &Names) -> KeyRotation {
-        let secrets = AwsSecrets::new(options.clone());
-        KeyRotation { secrets, current: names.signing_key_parameter(), next: names.next_signing_key_parameter() }
+    /// Calls nothing. `kms_key` encrypts the parameters; none for the key of AWS.
+    pub fn new(options: &Options, names: &Names, kms_key: Option<String>) -> KeyRotation {
+        let (current, next) = (names.signing_key_parameter(), names.next_signing_key_parameter());
+        KeyRotation { secrets: AwsSecrets::new(options.clone()), current, next, kms_key }
     }
 
     /// Returns the key that signs orders now.
@@ -53,7 +54,7 @@ impl KeyRotation {
     /// Returns the errors of [`KeyRotation::current`].
     pub async fn make_next(&self) -> PortResult<OrderKey> {
         let pem = Signer::generate_pem().map_err(PortError::Permanent)?;
-        self.secrets.write_parameter(&self.next, &pem, false).await?;
+        self.secrets.write_parameter(&self.next, &pem, false, self.kms_key.as_deref()).await?;
         self.next().await?.ok_or_else(|| self.vanished())
     }
 
@@ -63,7 +64,7 @@ impl KeyRotation {
     /// Returns the errors of [`KeyRotation::current`].
     pub async fn switch(&self) -> PortResult<()> {
         let (_, pem) = self.read(&self.next).await?.ok_or_else(|| self.vanished())?;
-        self.secrets.write_parameter(&self.current, &pem, true).await.map(drop)
+        self.secrets.write_parameter(&self.current, &pem, true, self.kms_key.as_deref()).await.map(drop)
     }
 
     /// Deletes the parameter of the next key.

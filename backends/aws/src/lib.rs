@@ -25,6 +25,7 @@ mod claims;
 mod due;
 mod dynamo;
 mod emulated;
+mod encryption_key;
 mod fault;
 mod group_secrets;
 mod item;

@@ -59,6 +59,7 @@ struct Service {
 const PARAMETER_EXISTS: &str = "ParameterAlreadyExists";
 
 const PARAMETER_STORE: Service = Service { name: "ssm", id: "SSM", target: "AmazonSSM" };
+const KMS: Service = Service { name: "kms", id: "KMS", target: "TrentService" };
 const SECRETS_MANAGER: Service = Service { name: "secretsmanager", id: "Secrets Manager", target: "secretsmanager" };
 
 impl AwsSecrets {
@@ -84,17 +85,36 @@ impl AwsSecrets {
         })
     }
 
-    /// Writes a parameter as a SecureString. Returns false, and writes nothing, if it exists and `overwrite` is false.
+    /// Writes a parameter as a SecureString, encrypted with `key`, or with the key of AWS. Returns false, and writes
+    /// nothing, if it exists and `overwrite` is false.
     ///
     /// # Errors
     /// Returns the error of the call, which never contains the value.
-    pub(crate) async fn write_parameter(&self, name: &str, value: &str, overwrite: bool) -> PortResult<bool> {
+    pub(crate) async fn write_parameter(
+        &self,
+        name: &str,
+        value: &str,
+        overwrite: bool,
+        key: Option<&str>,
+    ) -> PortResult<bool> {
         let place = format!("the parameter `{name}`");
-        let body = json!({ "Name": name, "Value": value, "Type": "SecureString", "Overwrite": overwrite });
+        let mut body = json!({ "Name": name, "Value": value, "Type": "SecureString", "Overwrite": overwrite });
+        if let Some(key) = key {
+            body["KeyId"] = json!(key);
+        }
         match self.call(&PARAMETER_STORE, "PutParameter", &place, &body).await {
             Err(PortError::Permanent(message)) if !overwrite && message.contains(PARAMETER_EXISTS) => Ok(false),
             written => written.map(|_| true),
         }
+    }
+
+    /// Calls an action of KMS on a key.
+    ///
+    /// # Errors
+    /// Returns the error of the call.
+    pub(crate) async fn call_kms(&self, action: &str, key: &str, body: &Value) -> PortResult<Value> {
+        let place = format!("the key {key}");
+        self.call(&KMS, action, &place, body).await?.ok_or_else(|| not_found(&place))
     }
 
     /// Deletes a parameter; one that does not exist is no error.

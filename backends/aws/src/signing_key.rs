@@ -48,6 +48,11 @@ impl SigningKey {
         SigningKey { secrets, parameter, read_again_after: READ_AGAIN_AFTER, known: Mutex::default() }
     }
 
+    /// The client that reads the parameter.
+    pub(crate) fn secrets(&self) -> &AwsSecrets {
+        &self.secrets
+    }
+
     /// Name of the SSM parameter.
     pub fn parameter(&self) -> &str {
         &self.parameter
@@ -198,13 +203,13 @@ mod tests {
         assert!(matches!(key.state().await, Ok(KeyState::Absent)));
         for _ in 0..2 {
             let pem = Signer::generate_pem().expect("a key");
-            secrets.write_parameter(key.parameter(), &pem, true).await.expect("written");
+            secrets.write_parameter(key.parameter(), &pem, true, None).await.expect("written");
             let Ok(KeyState::Present(signer)) = key.state().await else { panic!("no key") };
             assert_eq!(signer.id(), Signer::from_pem(&pem).expect("a key").id());
             ids.push(signer.id().to_owned());
         }
         assert_ne!(ids[0], ids[1]);
-        secrets.write_parameter(key.parameter(), "no key", true).await.expect("written");
+        secrets.write_parameter(key.parameter(), "no key", true, None).await.expect("written");
         let state = key.state().await;
         assert!(matches!(&state, Ok(KeyState::Unusable(reason)) if reason.contains("not a PEM file")), "{state:?}");
         secrets.delete_parameter(key.parameter()).await.expect("deleted");

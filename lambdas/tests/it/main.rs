@@ -1,6 +1,7 @@
 //! Tests of the Lambdas and templates, deployed in the emulator ministack.
 
 mod calls;
+mod encryption;
 mod group_rights;
 mod installation;
 mod key_changes;

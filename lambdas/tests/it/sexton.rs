@@ -141,9 +141,20 @@ impl<'a> Sexton<'a> {
     /// Allows the user of a server further actions.
     #[track_caller]
     pub(crate) fn allow(&self, actions: &[&str], resource: &str) {
+        self.allow_user("server", actions, resource);
+    }
+
+    /// Allows the user of an operator's machine further actions.
+    #[track_caller]
+    pub(crate) fn allow_person(&self, actions: &[&str], resource: &str) {
+        self.allow_user("person", actions, resource);
+    }
+
+    #[track_caller]
+    fn allow_user(&self, user: &str, actions: &[&str], resource: &str) {
         let allowed = json!({ "Effect": "Allow", "Action": actions, "Resource": resource });
         let policy = json!({ "Version": "2012-10-17", "Statement": [allowed] }).to_string();
-        let request = json!({ "UserName": "server", "PolicyName": "more", "PolicyDocument": policy });
+        let request = json!({ "UserName": user, "PolicyName": "more", "PolicyDocument": policy });
         self.installation.call("iam", "put_user_policy", request);
     }
 

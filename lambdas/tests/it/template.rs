@@ -127,3 +127,16 @@ fn an_installation_has_four_alarms_and_a_group_has_none_unless_asked() {
     };
     assert_eq!((alarms("template.yaml"), alarms("group.yaml")), (4, 0));
 }
+
+/// A change of a name replaces a resource, and the old one is deleted unless the template retains it.
+#[test]
+fn no_update_of_a_stack_deletes_runs_jobs_alerts_or_output() {
+    let Some(server) = Ministack::start() else { return };
+    let Some(boto) = Boto::start(&server) else { return };
+    let policy =
+        |file: &str, resource: &str| template(&boto, file)["Resources"][resource]["UpdateReplacePolicy"].clone();
+    for table in ["JobsTable", "RunsTable", "AlertsTable", "SettingsTable"] {
+        assert_eq!(policy("template.yaml", table), "Retain", "{table}");
+    }
+    assert_eq!(policy("group.yaml", "Output"), "Retain");
+}

@@ -60,8 +60,10 @@ pub(crate) fn run(arguments: KeysArguments) -> Outcome {
     };
     block_on(async {
         let aws = on_aws::connect(&options).await?;
-        let rotated = rotate(&aws, &KeyRotation::new(&options, &aws.names), arguments.force).await;
-        print(&rotated.map_err(|error| Failure::failed(error.to_string()))?, arguments.json)
+        let failed = |error: PortError| Failure::failed(error.to_string());
+        let kms_key = aws.kms_key().await.map_err(failed)?;
+        let rotation = KeyRotation::new(&options, &aws.names, kms_key);
+        print(&rotate(&aws, &rotation, arguments.force).await.map_err(failed)?, arguments.json)
     })
 }
 
