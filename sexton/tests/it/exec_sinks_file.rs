@@ -106,7 +106,8 @@ fn the_senders_of_earlier_calls_follow_the_sinks_file() {
     let received = || String::from_utf8_lossy(&receiver.bytes()).into_owned();
     wait_until(DEADLINE, || ["line-1", "line-3"].iter().all(|word| received().contains(word)));
     assert!(!received().contains("line-2"), "{}", received());
-    assert_eq!(fs::read_to_string(&log).expect("log").matches("stdout F line-").count(), 3);
+    let lines = || fs::read_to_string(&log).unwrap_or_default().matches("stdout F line-").count();
+    wait_until(DEADLINE, || lines() == 3);
 }
 
 #[test]
@@ -133,7 +134,8 @@ fn up_alerts_about_a_sink_that_was_renamed_while_exec_had_lines_for_it() {
         })
     };
     wait_until(DEADLINE, || is_bad(&status()));
-    assert_eq!(status()["exec"], serde_json::json!([]), "the `up` has the lines");
+    // The `up` has the lines.
+    wait_until(DEADLINE, || status()["exec"] == serde_json::json!([]));
     up.run(&["sinks", "--reset", "old"]).expect(0);
     wait_until(DEADLINE, || !is_bad(&status()));
     assert!(!log.exists());
