@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use domain::ca_store;
+use domain::connection_error::plain_cause;
 use domain::ports::{PortError, PortResult};
 use reqwest::{Client, RequestBuilder, StatusCode, Url};
 
@@ -42,7 +43,7 @@ impl Receiver {
         let client = build_client(self.timeout, self.url.scheme() == "https").map_err(|error| {
             match ca_store::is_missing(&error) {
                 true => PortError::Retry(ca_store::MISSING.to_owned()),
-                false => PortError::Retry(format!("cannot create an HTTP client: {error}")),
+                false => PortError::Retry(format!("cannot create an HTTP client: {}", plain_cause(&error))),
             }
         })?;
         Ok(self.client.get_or_init(|| client))
@@ -104,7 +105,7 @@ async fn probe(url: &Url, timeout: Duration) -> PortResult<&'static str> {
     let connect = tokio::net::TcpStream::connect((host.as_str(), port));
     match tokio::time::timeout(timeout, connect).await {
         Ok(Ok(_)) => Ok("accepts connections (nothing was sent)"),
-        Ok(Err(why)) => Err(PortError::Retry(format!("{host}:{port}: {why}"))),
+        Ok(Err(why)) => Err(PortError::Retry(format!("{host}:{port}: {}", plain_cause(&why)))),
         Err(_) => Err(PortError::Retry(format!("{host}:{port}: no connection within {}s", timeout.as_secs()))),
     }
 }
@@ -114,12 +115,7 @@ fn error_text(error: reqwest::Error) -> String {
     if error.is_timeout() {
         return "the receiver did not answer in time".to_owned();
     }
-    let error = error.without_url();
-    let mut why: &dyn std::error::Error = &error;
-    while let Some(deeper) = why.source() {
-        why = deeper;
-    }
-    format!("cannot reach the receiver: {why}")
+    format!("cannot reach the receiver: {}", plain_cause(&error.without_url()))
 }
 
 #[cfg(test)]

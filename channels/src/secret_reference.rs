@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use domain::document::Section;
+use domain::system_error::plain_text;
 
 /// Longest secret file. Chosen: keys and passwords are below 10 KiB, so a longer file is the wrong one.
 const SECRET_BYTES_MAX: usize = 64 * 1024;
@@ -24,7 +25,8 @@ pub(crate) fn resolve_reference(text: &str) -> Result<String, String> {
             .map_err(|_| format!("the variable {name} is not set; set it or use another reference"));
     }
     if let Some(path) = text.strip_prefix("file:") {
-        let read = std::fs::read_to_string(Path::new(path)).map_err(|why| format!("{path} cannot be read: {why}"))?;
+        let read = std::fs::read_to_string(Path::new(path))
+            .map_err(|why| format!("{path} cannot be read: {}", plain_text(&why)))?;
         if read.len() > SECRET_BYTES_MAX {
             return Err(format!("{path} is longer than {SECRET_BYTES_MAX} bytes; is it the right file?"));
         }

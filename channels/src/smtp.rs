@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use domain::alert::Alert;
 use domain::ca_store;
+use domain::connection_error::{plain_cause, plain_words};
 use domain::document::Section;
 use domain::ports::{PortError, PortResult};
+use domain::system_error::plain_text;
 use lettre::address::Envelope;
 use lettre::message::header::ContentType;
 use lettre::message::{Mailbox, Message};
@@ -211,14 +213,14 @@ fn tls_parameters(options: &Options) -> Result<TlsParameters, TransportError> {
     let mut builder = TlsParameters::builder(options.host.clone());
     if let Some(path) = &options.ca_file {
         let fault = |message: String| TransportError::Options(format!("{} {message}", path.display()));
-        let pem = std::fs::read(path).map_err(|why| fault(format!("cannot be read: {why}")))?;
+        let pem = std::fs::read(path).map_err(|why| fault(format!("cannot be read: {}", plain_text(&why))))?;
         let certificate =
             Certificate::from_pem(&pem).map_err(|why| fault(format!("contains no certificate: {why}")))?;
         builder = builder.add_root_certificate(certificate);
     }
     builder.build().map_err(|why| match ca_store::is_missing(&why) {
         true => TransportError::NoCaStore,
-        false => TransportError::Options(format!("cannot set up TLS for {}: {why}", options.host)),
+        false => TransportError::Options(format!("cannot set up TLS for {}: {}", options.host, plain_cause(&why))),
     })
 }
 
@@ -233,10 +235,10 @@ impl From<TransportError> for PortError {
 
 /// Replies 5xx and faults of this client are permanent; all other errors are retried.
 fn classify(error: lettre::transport::smtp::Error) -> PortError {
-    let mut message = format!("the mail server: {error}");
+    let mut message = format!("the mail server: {}", plain_words(&error.to_string()));
     let mut source = std::error::Error::source(&error);
     while let Some(why) = source {
-        let deeper = why.to_string();
+        let deeper = plain_words(&why.to_string());
         if !message.contains(&deeper) {
             message.push_str(": ");
             message.push_str(&deeper);

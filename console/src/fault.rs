@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use domain::ports::PortError;
+use domain::system_error::without_numbers;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -46,7 +47,7 @@ impl ApiFault {
 
     /// The fault as a line of an answer whose status was sent before.
     pub(crate) fn to_json(&self) -> serde_json::Value {
-        json!({ "error": self.message, "status": self.status.as_u16() })
+        json!({ "error": without_numbers(&self.message), "status": self.status.as_u16() })
     }
 
     /// 401: no token, or a wrong one.
@@ -96,7 +97,7 @@ impl IntoResponse for ApiFault {
         if self.status.is_server_error() {
             tracing::warn!(status = self.status.as_u16(), "request failed: {}", self.message);
         }
-        (self.status, axum::Json(json!({ "error": self.message }))).into_response()
+        (self.status, axum::Json(json!({ "error": without_numbers(&self.message) }))).into_response()
     }
 }
 

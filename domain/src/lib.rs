@@ -90,6 +90,7 @@
 
 pub mod alert;
 pub mod ca_store;
+pub mod connection_error;
 pub mod crontab;
 pub mod disk_space;
 pub mod document;
@@ -113,5 +114,6 @@ pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod shell_text;
+pub mod system_error;
 pub mod units;
 pub mod zones;

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use crate::event::Event;
 use crate::order::Order;
 use crate::run::{RunId, RunKey};
+use crate::system_error::without_numbers;
 pub use stores::{
     AlertStep, AlertStore, Cursor, Due, DueIndex, JobStore, JobWrite, Notifier, Page, Quarantined, RunFilter, RunQuery,
     RunStore, RunWrite, Settings, StateChange, Stored, StoredJob, WriteResult,
@@ -21,10 +22,10 @@ pub use stores::{
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// The same call may work later: busy, throttled, unreachable.
-    #[error("{0}")]
+    #[error("{}", without_numbers(.0))]
     Retry(String),
     /// The same call will never work.
-    #[error("{0}")]
+    #[error("{}", without_numbers(.0))]
     Permanent(String),
 }
 

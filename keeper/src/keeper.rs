@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use domain::order::Order;
+use domain::system_error::{plain_text, without_numbers};
 use jiff::Timestamp;
 
 use crate::caller_process::{Control, KeeperMessage, Passed, close_descriptors};
@@ -58,7 +59,7 @@ pub fn main(path: &Path) -> ExitCode {
 fn log(run: &RunDirectory, message: &str) {
     let file = std::fs::OpenOptions::new().append(true).create(true).open(run.file("keeper.log"));
     if let Ok(mut file) = file {
-        let _ = writeln!(file, "{} {message}", Timestamp::now());
+        let _ = writeln!(file, "{} {}", Timestamp::now(), without_numbers(message));
     }
 }
 
@@ -137,7 +138,10 @@ fn leave_session() {
 /// Reads the launch document, before the streams are changed.
 fn read_launch() -> Result<Launch, String> {
     let mut text = Vec::new();
-    io::stdin().lock().read_to_end(&mut text).map_err(|error| format!("cannot read the launch document: {error}"))?;
+    io::stdin()
+        .lock()
+        .read_to_end(&mut text)
+        .map_err(|error| format!("cannot read the launch document: {}", plain_text(&error)))?;
     serde_json::from_slice(&text).map_err(|error| format!("cannot parse the launch document: {error}"))
 }
 
@@ -256,8 +260,8 @@ fn write_record(
             log(run, &format!("cannot write {name}, retrying: {error}"));
             logged = true;
             if let Some(control) = control {
-                control
-                    .send(&KeeperMessage::Unrecorded { reason: format!("cannot write {}: {error}", path.display()) });
+                let reason = format!("cannot write {}: {}", path.display(), plain_text(&error));
+                control.send(&KeeperMessage::Unrecorded { reason });
             }
         }
         std::thread::sleep(EXIT_RETRY_INTERVAL);

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use domain::job::Command;
 use domain::order::Order;
+use domain::system_error::plain_text;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::caller_process::Caller;
@@ -246,7 +247,7 @@ impl From<String> for LaunchError {
 /// # Errors
 /// Returns the reason for the run's record.
 pub(crate) fn launch(prepared: &Prepared, input: Input, cgroup: Option<&Cgroup>) -> Result<Launched, LaunchError> {
-    let message = |error: io::Error| format!("cannot start a process: {error}");
+    let message = |error: io::Error| format!("cannot start a process: {}", plain_text(&error));
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| message(errno.into()));
     let (stdout, job_stdout) = pipe()?;
     let (stderr, job_stderr) = pipe()?;
@@ -285,8 +286,7 @@ pub(crate) fn launch(prepared: &Prepared, input: Input, cgroup: Option<&Cgroup>)
 
 impl Prepared {
     fn failure(&self, step: u8, error: io::Error) -> String {
-        let error = error.to_string();
-        let error = error.split(" (os error").next().unwrap_or_default().to_lowercase();
+        let error = plain_text(&error);
         match step {
             STEP_FOLDER => format!("cannot enter the working directory `{}`: {error}", self.cwd_shown),
             STEP_POLICY => self.refusal.clone(),

@@ -6,6 +6,8 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 
+use domain::system_error::plain_text;
+
 /// The longest passwd entry that is read. glibc suggests 1 KiB; directories with many fields need more. Chosen, not
 /// measured.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
@@ -58,7 +60,8 @@ pub(crate) fn resolve(wanted: Option<&str>) -> Result<(User, Option<Identity>), 
              the job's user"
         ));
     }
-    let groups = read_groups(&user).map_err(|error| format!("cannot read the groups of user `{name}`: {error}"))?;
+    let groups = read_groups(&user)
+        .map_err(|error| format!("cannot read the groups of user `{name}`: {}", plain_text(&error)))?;
     let identity = Identity { uid: user.uid, gid: user.gid, groups };
     Ok((user, Some(identity)))
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use domain::disk_space::WriteAllowance;
 use domain::line::{Gap, STAMP_BYTES, Stream, Tag, parse, write_head};
+use domain::system_error::plain_text;
 
 use crate::free_space;
 
@@ -267,12 +268,8 @@ fn text_bytes(records: &[u8]) -> u64 {
     bytes
 }
 
-/// The kernel's text, without the number that Rust appends.
 fn reason_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default().replace('\n', " ");
-    let mut rest = text.chars();
-    rest.next().map(|first| first.to_lowercase().chain(rest).collect()).unwrap_or_default()
+    plain_text(error).replace('\n', " ")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use domain::mailto::{MailSettings, OutputMail};
 use domain::ports::PortError;
 use domain::run::Outcome;
+use domain::system_error::plain_text;
 use jiff::Timestamp;
 use keeper::directory::create_marker;
 use keeper::output::{LineFormat, Output, Piece};
@@ -99,7 +100,7 @@ async fn mail_once(shared: &Arc<RunnerState>, run: &Arc<LocalRun>) -> Result<(),
     match built.unwrap_or_else(|error| Err(io::Error::other(error))) {
         Ok(Some(mail)) => mailer.send(&mail).await,
         Ok(None) => Ok(()),
-        Err(error) => Err(PortError::Retry(format!("cannot read the output: {error}"))),
+        Err(error) => Err(PortError::Retry(format!("cannot read the output: {}", plain_text(&error)))),
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use domain::job::{Job, JobKey};
 use domain::ports::PortError;
 use domain::run::AttemptKey;
+use domain::system_error::plain_text;
 use keeper::processes;
 use keeper::records::Launch;
 use keeper::spawn::{Keeper, KeeperStarter};
@@ -198,7 +199,7 @@ impl RunnerState {
         let _turn = self.spawn_permits.acquire().await;
         let spawned = tokio::task::spawn_blocking(move || keepers.spawn(&directory, &launch)).await;
         spawned.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
-            let message = format!("cannot start its keeper: {error}");
+            let message = format!("cannot start its keeper: {}", plain_text(&error));
             if is_limit(&error) { SpawnError::Limit(message) } else { SpawnError::Keeper(message) }
         })
     }

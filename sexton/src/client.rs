@@ -14,6 +14,7 @@ use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use axum::response::Response;
 use domain::ca_store;
+use domain::connection_error::plain_cause;
 use futures_core::Stream;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
@@ -229,7 +230,7 @@ impl Client {
         let base = base.ok_or_else(|| Failure::usage(invalid()))?;
         let http = http_client(&base).map_err(|error| match ca_store::is_missing(&error) {
             true => Failure::failed(format!("cannot reach the server at {base}: {}", ca_store::MISSING)),
-            false => Failure::failed(format!("cannot create an HTTP client: {error}")),
+            false => Failure::failed(format!("cannot create an HTTP client: {}", plain_cause(&error))),
         })?;
         Ok(Client { transport: Transport::Http(http), base, token })
     }
@@ -312,19 +313,17 @@ impl Client {
 
     /// The failure for an answer that did not arrive or ended early.
     pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
-        let mut why = error;
         let mut is_timeout = false;
-        loop {
-            is_timeout |= why.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout);
-            match why.source() {
-                Some(deeper) => why = deeper,
-                None => break,
-            }
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            is_timeout |= error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout);
+            cause = error.source();
         }
+        let why = plain_cause(error);
         match &self.transport {
             Transport::InProcess(_) => Failure::failed(format!("the answer ended early: {why}")),
             Transport::Http(_) => {
-                let why = if is_timeout { "no answer within the timeout".to_owned() } else { why.to_string() };
+                let why = if is_timeout { "no answer within the timeout".to_owned() } else { why };
                 Failure::failed(format!("cannot reach the server at {}: {why}; is `sexton up` running?", self.base))
             }
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use domain::fault::Fault;
+use domain::system_error::plain_text;
 
 use crate::crontab_kind::is_spool_directory;
 
@@ -35,7 +36,7 @@ pub(crate) struct DirectoryContent {
 /// # Errors
 /// One lower-case sentence if the directory cannot be read.
 pub(crate) fn list(directory: &Path) -> Result<DirectoryContent, String> {
-    let unreadable = |why: std::io::Error| format!("cannot be read: {why}");
+    let unreadable = |why: std::io::Error| format!("cannot be read: {}", plain_text(&why));
     let mut content = DirectoryContent::default();
     let is_spool = is_spool_directory(&crate::source_path::absolute(directory));
     let mut entries = fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(unreadable)?;

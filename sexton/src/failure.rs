@@ -5,6 +5,7 @@
 use std::io::{self, Write};
 
 use domain::fault::Faults;
+use domain::system_error::without_numbers;
 
 use crate::state::StateError;
 
@@ -58,9 +59,9 @@ impl Failure {
     }
 }
 
-/// Prints one line on standard error. A closed standard error is ignored.
+/// Prints one line on standard error, without numbers of system errors. A closed standard error is ignored.
 pub(crate) fn print_error_line(line: &str) {
-    let _closed = writeln!(io::stderr().lock(), "{line}");
+    let _closed = writeln!(io::stderr().lock(), "{}", without_numbers(line));
 }
 
 impl From<Faults> for Failure {

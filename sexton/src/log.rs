@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use domain::system_error::without_numbers;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
@@ -49,7 +50,11 @@ struct StandardError;
 
 impl Write for StandardError {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _closed = io::stderr().lock().write_all(bytes);
+        // The subscriber writes a whole event at once; errors in its fields have numbers.
+        let _closed = match std::str::from_utf8(bytes) {
+            Ok(event) => io::stderr().lock().write_all(without_numbers(event).as_bytes()),
+            Err(_) => io::stderr().lock().write_all(bytes),
+        };
         Ok(bytes.len())
     }
 

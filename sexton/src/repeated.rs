@@ -21,8 +21,9 @@ const WITHOUT_CAUSE_MAX: u64 = 20;
 /// Kinds that are remembered at most; all are forgotten above it. Chosen, not measured.
 const KINDS_MAX: usize = 1_000;
 
-/// Texts of the system for an exhausted limit of open files: EMFILE and ENFILE.
-const LIMIT_TEXTS: [&str; 2] = ["os error 24", "os error 23"];
+/// Texts of the system for an exhausted limit of open files: EMFILE and ENFILE (glibc, and musl's for both), without
+/// their first letter, which messages write small.
+const LIMIT_TEXTS: [&str; 3] = ["oo many open files", "o file descriptors available", "oo many open files in system"];
 
 #[derive(Default)]
 pub(crate) struct RepeatedErrors {

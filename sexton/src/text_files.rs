@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use domain::system_error::plain_text;
 use domain::units::format_size;
 
 use crate::ownership::{FileOwner, check_when_root};
@@ -40,7 +41,7 @@ impl Unreadable {
 impl From<io::Error> for Unreadable {
     fn from(why: io::Error) -> Unreadable {
         let is_missing = why.kind() == io::ErrorKind::NotFound;
-        Unreadable { message: format!("cannot be read: {why}"), is_missing }
+        Unreadable { message: format!("cannot be read: {}", plain_text(&why)), is_missing }
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
+use domain::system_error::{plain_text, without_numbers};
+
 /// What the engine does after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
@@ -42,12 +44,12 @@ pub struct SinkError {
 impl SinkError {
     /// An error that may pass without a change.
     pub fn retry(message: impl Into<String>) -> SinkError {
-        SinkError { class: ErrorClass::Retry, message: message.into() }
+        SinkError { class: ErrorClass::Retry, message: without_number(message.into()) }
     }
 
     /// An error that needs the operator.
     pub fn misconfigured(message: impl Into<String>) -> SinkError {
-        SinkError { class: ErrorClass::Misconfigured, message: message.into() }
+        SinkError { class: ErrorClass::Misconfigured, message: without_number(message.into()) }
     }
 
     /// A failed connection to `shown`. Only what this machine forbids needs the operator.
@@ -75,6 +77,7 @@ impl SinkError {
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::InvalidInput
             | ErrorKind::InvalidFilename => SinkError::misconfigured(message),
+            _ if error.raw_os_error() == Some(libc::ELOOP) => SinkError::misconfigured(message),
             _ => SinkError::retry(message),
         }
     }
@@ -85,12 +88,16 @@ impl SinkError {
     }
 }
 
+fn without_number(message: String) -> String {
+    without_numbers(&message).into_owned()
+}
+
 /// Result of a sink's step.
 pub type SinkResult<T> = Result<T, SinkError>;
 
 /// What happened to a network call, and the remedy.
 pub(crate) fn network_words(error: &io::Error) -> String {
-    let text = without_number(error);
+    let text = plain_text(error);
     // glibc and musl write several texts, which the standard library begins with these words.
     let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned();
     let lower = text.to_lowercase();
@@ -108,6 +115,10 @@ pub(crate) fn network_words(error: &io::Error) -> String {
         _ if is_unknown_name(&lower) => {
             return "the name has no address; correct it, or add it to the name server or to /etc/hosts".to_owned();
         }
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            "raise LimitNOFILE= of the unit, or `ulimit -n`"
+        }
+        _ if error.raw_os_error().is_some() => "check the network here, the address, and the log of the receiver",
         _ => return text,
     };
     format!("{text}; {words}")
@@ -121,7 +132,7 @@ fn is_unknown_name(lower: &str) -> bool {
 
 /// What happened to a file, and the remedy.
 fn path_words(error: &io::Error) -> String {
-    let text = without_number(error);
+    let text = plain_text(error);
     let words = match error.kind() {
         ErrorKind::PermissionDenied => {
             let user = rustix::process::geteuid().as_raw();
@@ -137,27 +148,15 @@ fn path_words(error: &io::Error) -> String {
         }
         ErrorKind::InvalidFilename => "the name is too long; shorten the path",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space; the lines wait",
+        ErrorKind::InvalidInput => "correct the path",
+        _ if error.raw_os_error() == Some(libc::ELOOP) => "correct the links, which lead in a circle",
+        _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+            "raise LimitNOFILE= of the unit, or `ulimit -n`; the lines wait"
+        }
         ErrorKind::FileTooLarge => "the file has the largest size that is allowed; rotate it, or raise `ulimit -f`",
-        _ => return text,
+        _ => "check the disk and its file system; the lines wait",
     };
     format!("{text}; {words}")
-}
-
-/// The system's text in lower case, without `(os error 111)`.
-pub(crate) fn without_number(error: &io::Error) -> String {
-    let text = error.to_string();
-    let mut rest = text.as_str();
-    let mut plain = String::with_capacity(text.len());
-    while let Some(at) = rest.find(" (os error ") {
-        plain.push_str(&rest[..at]);
-        rest = rest[at..].split_once(')').map_or("", |(_, after)| after);
-    }
-    plain.push_str(rest);
-    match plain.chars().nth(1) {
-        // Not the first letter of an abbreviation.
-        Some(second) if second.is_lowercase() => plain[..1].to_lowercase() + &plain[1..],
-        _ => plain,
-    }
 }
 
 #[cfg(test)]
@@ -184,7 +183,7 @@ mod tests {
                 ),
                 "127.0.0.1:1: Connection refused, [::1]:1: Connection refused",
             ),
-            (number(libc::EPROTO), "protocol error"),
+            (number(libc::EPROTO), "protocol error; check the network here, the address, and the log of the receiver"),
         ] {
             assert_eq!(network_words(&error), text);
         }

@@ -274,6 +274,7 @@ impl Files {
         open.used = clock;
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::BrokenPipe => no_reader(path),
+            _ if open.kind == FileKind::Device => special_file::device_error("write to", path, &error),
             _ => SinkError::from_path_error("write to", path, &error),
         };
         if open.kind == FileKind::Regular {

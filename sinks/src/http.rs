@@ -12,8 +12,8 @@ use crate::address::{Address, Scheme};
 use crate::error::{ErrorClass, SinkError, SinkResult};
 use crate::frames::Frames;
 use crate::gelf::{Compression, compress};
-use crate::http_faults::{root_cause, status_remedy, unreachable};
-use crate::refusals::{Parts, send_parts};
+use crate::http_faults::{quoted, status_name, status_remedy, unreachable};
+use crate::refusals::{Parts, REFUSES_ALL, send_parts};
 use crate::sink::{READ_BYTES_MAX, Refused};
 use crate::stream::CONNECT_TIMEOUT;
 use crate::tls::TlsConfig;
@@ -31,6 +31,9 @@ const QUICK_FAILURE: Duration = Duration::from_secs(2);
 const SINGLE_READ_BYTES_MAX: usize = 4096;
 /// Longest message that is kept to be sent again. Chosen: larger than most lines.
 const ACCEPTED_BYTES_MAX: usize = 8192;
+/// The library reads only the variables of proxies, besides what is checked before.
+pub(crate) const NO_CLIENT: &str =
+    "HTTP cannot be used with these settings; correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY";
 /// Characters of an answer that an error quotes. Chosen, not measured.
 const ANSWER_CHARS_MAX: usize = 200;
 
@@ -82,9 +85,7 @@ impl HttpWire {
             .timeout(REQUEST_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build();
-        let unusable =
-            |error| SinkError::misconfigured(format!("cannot create an HTTP client: {}", root_cause(&error)));
-        self.client = Some(client.map_err(unusable)?);
+        self.client = Some(client.map_err(|_| SinkError::misconfigured(NO_CLIENT))?);
         Ok(())
     }
 
@@ -139,12 +140,12 @@ impl HttpWire {
             return Ok(());
         }
         let location = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(|to| format!(" to {to}"));
-        let text: String = answer.text().await.unwrap_or_default().chars().take(ANSWER_CHARS_MAX).collect();
+        let text = quoted(&answer.text().await.unwrap_or_default(), ANSWER_CHARS_MAX);
         drop(unanswered);
         let remedy = status_remedy(status, &shown.to_string());
-        let (location, text) = (location.filter(|_| status.is_redirection()).unwrap_or_default(), text.trim());
+        let location = location.filter(|_| status.is_redirection()).unwrap_or_default();
         let said = if text.is_empty() { String::new() } else { format!(": {text}") };
-        let message = format!("{shown} answered {status}{location}{said}{remedy}");
+        let message = format!("{shown} answered {}{location}{said}{remedy}", status_name(status));
         Err(SinkError { class: classify_status(status), message })
     }
 
@@ -187,6 +188,14 @@ impl Parts for Posts<'_> {
 
     fn refusal(&self, record: usize, message: String) -> Option<Refused> {
         Some(Refused { frame: record, message })
+    }
+
+    fn refuses_all(&self, message: String) -> String {
+        match self.wire.last_status {
+            // The size of a record is the reason, not the address.
+            Some(StatusCode::PAYLOAD_TOO_LARGE) => message,
+            _ => format!("{message}; {REFUSES_ALL}"),
+        }
     }
 
     fn refused_batches(&mut self) -> &mut u32 {

@@ -29,13 +29,15 @@
 //! | `file_access`, `file_directory`, `special_file` | how the sink `file` opens and writes |
 //! | `lines`, `json`, `bracket_records`, `stamp`, `ansi`, `frames` | encoding of records |
 //! | `wire`, `stream`, `datagram` (`udp_reports`), `http` (`http_faults`), `resolver` | transport of bytes |
-//! | `tls` (`tls_files`, `tls_verifier`, `tls_faults`) | trust, client certificates and faults of TLS |
+//! | `tls` (`tls_files`, `tls_verifier`) | trust and client certificates |
+//! | `tls_faults`, `certificate_faults`, `key_kinds` | faults of TLS in plain words |
 
 #![warn(missing_docs)]
 
 mod address;
 mod ansi;
 mod bracket_records;
+mod certificate_faults;
 pub mod check;
 pub mod clock_history;
 pub mod cloudwatch_logs;
@@ -58,6 +60,7 @@ mod gelf;
 mod http;
 mod http_faults;
 mod json;
+mod key_kinds;
 mod lines;
 pub mod losses;
 pub mod probe;

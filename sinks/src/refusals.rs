@@ -16,6 +16,10 @@ const SUSPECTS_MAX: usize = 32;
 /// good and a bad server sends one of two consecutive requests to the good one.
 const VERIFICATIONS: usize = 2;
 
+/// The remedy when every record is refused, where the refusal has none of its own.
+pub(crate) const REFUSES_ALL: &str =
+    "every record is refused, so the server, a proxy in front of it or the address is wrong";
+
 /// The way to a receiver, for the parts of one batch.
 pub(crate) trait Parts {
     /// How a refused record is reported.
@@ -36,6 +40,11 @@ pub(crate) trait Parts {
 
     /// Reports a refused record.
     fn refusal(&self, record: usize, message: String) -> Option<Self::Refusal>;
+
+    /// The sentence for a receiver that refuses every record; `message` is its latest refusal.
+    fn refuses_all(&self, message: String) -> String {
+        format!("{message}; {REFUSES_ALL}")
+    }
 
     /// Number of consecutive batches that were refused completely. Kept across connections.
     fn refused_batches(&mut self) -> &mut u32;
@@ -106,8 +115,7 @@ async fn judge<P: Parts + Send>(
         _ => {
             *parts.refused_batches() += 1;
             let message = suspects.pop().map(|suspect| suspect.message).unwrap_or_default();
-            let everything = "every record is refused, so the server, a proxy in front of it or the address is wrong";
-            Err(SinkError::misconfigured(format!("{message}; {everything}")))
+            Err(SinkError::misconfigured(parts.refuses_all(message)))
         }
     }
 }

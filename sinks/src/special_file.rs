@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use crate::error::{SinkError, SinkResult};
+use domain::system_error::plain_text;
 
 /// A pipe that poll(2) reports as writable takes this number of bytes at once (pipe(7), PIPE_BUF).
 const PIPE_BYTES: usize = 4096;
@@ -62,6 +64,9 @@ pub(crate) fn open_standard(path: &Path) -> Option<io::Result<(File, FileKind)>>
 
 /// Why a file of this type cannot be written by a file sink.
 pub(crate) fn type_fault(found: FileType, path: &Path) -> Option<SinkError> {
+    if found == FileType::Symlink {
+        return Some(SinkError::misconfigured(link_words(path)));
+    }
     let path = path.display();
     let why = match found {
         FileType::Directory => format!("{path} is a directory; write the path of a file in it"),
@@ -69,13 +74,54 @@ pub(crate) fn type_fault(found: FileType, path: &Path) -> Option<SinkError> {
         FileType::BlockDevice => {
             format!("{path} is a block device, whose content the lines would replace; write another path")
         }
-        FileType::Symlink => format!(
-            "{path} is a symbolic link, which is never followed; write to its target, or remove the link (for the \
-             output of Sexton itself, write /dev/stdout)"
-        ),
         _ => return None,
     };
     Some(SinkError::misconfigured(why))
+}
+
+/// What to write in place of a link.
+fn link_words(path: &Path) -> String {
+    let shown = path.display();
+    let is_descriptor = path.parent().is_some_and(|folder| {
+        folder == Path::new("/dev/fd") || (folder.starts_with("/proc") && folder.ends_with("fd"))
+    });
+    let number = path.file_name().and_then(OsStr::to_str).filter(|_| is_descriptor);
+    if path == Path::new("/dev/stdin") || number == Some("0") {
+        return format!("{shown} is an input; for the output of Sexton itself, write /dev/stdout");
+    }
+    if let Some(number) = number {
+        let stream = if number == "2" { "/dev/stderr" } else { "/dev/stdout" };
+        return format!("{shown} is an open file of a process; for the output of Sexton itself, write {stream}");
+    }
+    // The links of a machine lead to sockets and devices, as /dev/log does.
+    let followed = std::fs::metadata(path).map(|target| FileType::from_raw_mode(target.mode()));
+    if let Ok(FileType::Socket) = followed {
+        return format!("{shown} is a link to a socket; use type = \"syslog\" with address = \"unix://{shown}\"");
+    }
+    match std::fs::canonicalize(path) {
+        Ok(target) => {
+            format!("{shown} is a symbolic link, which is never followed; write its target, {}", target.display())
+        }
+        Err(_) => format!("{shown} is a symbolic link without a target; remove the link, or write another path"),
+    }
+}
+
+/// A failed call on an open device or a device that is opened. Only another path helps, except for permissions.
+pub(crate) fn device_error(doing: &str, path: &Path, error: &io::Error) -> SinkError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return SinkError::from_path_error(doing, path, error);
+    }
+    let text = plain_text(error);
+    let path = path.display();
+    SinkError::misconfigured(match error.kind() {
+        io::ErrorKind::StorageFull => {
+            format!("cannot {doing} {path}: this device takes no more bytes; write the path of a file")
+        }
+        _ => format!(
+            "cannot {doing} {path}: {text}; a device must be attached and accept lines, so write the path of a file (for \
+             the output of Sexton itself, /dev/stdout)"
+        ),
+    })
 }
 
 /// Opens a FIFO or a device. `None`: another file took its place at this moment.
@@ -91,7 +137,7 @@ pub(crate) fn open_special(
         Ok(opened) => opened,
         Err(Errno::NXIO) if found == FileType::Fifo => return Err(no_reader(path)),
         Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
-        Err(errno) => return Err(SinkError::from_path_error("open", path, &errno.into())),
+        Err(errno) => return Err(device_error("open", path, &errno.into())),
     };
     let stat =
         fstat(&opened).map_err(|errno| SinkError::from_path_error("read the metadata of", path, &errno.into()))?;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::address::{Address, Scheme};
 use crate::confirmation::Confirmation;
-use crate::error::{SinkError, SinkResult, without_number};
+use crate::error::{SinkError, SinkResult};
 use crate::foreign_answer;
 use crate::resolver::connect_tcp;
 use crate::stream_socket::{CountedStream, PeerEnd, Socket, set_socket_options};
@@ -254,7 +254,7 @@ fn end_error(address: &Address, end: &PeerEnd, young: Option<Duration>) -> SinkE
         }
         PeerEnd::Closed => SinkError::retry(format!("{address} ended the connection{after}{advice}")),
         PeerEnd::Failed(error) => tls_faults::tls_fault(address, error).unwrap_or_else(|| {
-            let error = without_number(error);
+            let error = domain::system_error::plain_text(error);
             SinkError::retry(format!("lost the connection to {address}{after}: {error}{advice}"))
         }),
     }

@@ -15,8 +15,10 @@ use rustls::{ClientConfig, InconsistentKeys, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::Verifier;
 
+use crate::certificate_faults::{certificate_defect, defect_alone};
 use crate::error::{SinkError, SinkResult};
 use crate::foreign_names;
+use crate::key_kinds::{ACCEPTED_KEYS, unsupported_private_key};
 use crate::tls_files::{self, KeyPassword};
 use crate::tls_verifier::{Fingerprint, ReceiverVerifier};
 
@@ -112,17 +114,22 @@ impl TlsConfig {
             (Some(path), _) => {
                 pinned = tls_files::certificates("ca_file", path)?;
                 let mut roots = RootCertStore::empty();
-                for certificate in &pinned {
+                for (index, certificate) in pinned.iter().enumerate() {
                     roots.add(certificate.clone()).map_err(|error| {
-                        SinkError::misconfigured(format!(
-                            "tls.ca_file: {} has a certificate that cannot be used ({error}); make it again",
-                            path.display()
-                        ))
+                        let subject = match pinned.len() {
+                            1 => format!("tls.ca_file: {}: its certificate", path.display()),
+                            _ => format!("tls.ca_file: {}: its certificate {}", path.display(), index + 1),
+                        };
+                        SinkError::misconfigured(match &error {
+                            rustls::Error::InvalidCertificate(error) => certificate_defect(error).sentence(&subject),
+                            _ => format!("{subject} cannot be used; make it again"),
+                        })
                     })?;
                 }
                 let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
-                Some(verifier.map_err(|error| {
-                    SinkError::misconfigured(format!("tls.ca_file: {} cannot be used: {error}", path.display()))
+                Some(verifier.map_err(|_| {
+                    let path = path.display();
+                    SinkError::misconfigured(format!("tls.ca_file: {path} holds no authority; write another file"))
                 })?)
             }
             (None, Some(_)) => None,
@@ -142,15 +149,26 @@ impl TlsConfig {
         let chain: Vec<CertificateDer<'static>> = tls_files::certificates("crt_file", crt_file)?;
         let key = tls_files::private_key(key_file, self.key_password.as_ref())?;
         let (crt_file, key_file) = (crt_file.display(), key_file.display());
+        if let Some(defect) = chain.first().and_then(defect_alone) {
+            let subject = format!("tls.crt_file: {crt_file}: its certificate");
+            return Err(SinkError::misconfigured(defect.sentence(&subject)));
+        }
+        let unsupported = unsupported_private_key(&key);
         let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => SinkError::misconfigured(format!(
                 "tls.key_file: {key_file} is not the key of the first certificate in {crt_file}; write the client's \
                  own certificate first, and its key into key_file"
             )),
-            _ => SinkError::misconfigured(format!(
-                "tls.key_file: {key_file} has a key that cannot be used ({error}); make an RSA key of 2048 bits or \
-                 more, or an EC key on P-256, P-384 or P-521"
-            )),
+            _ => SinkError::misconfigured(match unsupported {
+                Some(kind) => format!(
+                    "tls.key_file: {key_file} holds {kind}, which is not accepted; make a certificate and its key with \
+                     {ACCEPTED_KEYS}"
+                ),
+                None => format!(
+                    "tls.key_file: {key_file} holds a damaged key, or one of an unknown kind; check it with `openssl \
+                     pkey -in {key_file} -noout -text`, and write the path of the key of {crt_file}"
+                ),
+            }),
         })?;
         Ok(Some(Arc::new(certified)))
     }
@@ -174,7 +192,9 @@ fn read_fingerprint(tls: &mut Section) -> Option<Fingerprint> {
 fn unusable(error: &rustls::Error) -> SinkError {
     match ca_store::is_missing(error) {
         true => SinkError::misconfigured(ca_store::MISSING),
-        false => SinkError::misconfigured(format!("cannot use the tls settings: {error}")),
+        false => SinkError::misconfigured(
+            "TLS cannot be used on this machine; check its CA certificates (SSL_CERT_FILE, the package ca-certificates)",
+        ),
     }
 }
 

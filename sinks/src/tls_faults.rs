@@ -5,14 +5,16 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustls::{AlertDescription, CertificateError, ProtocolVersion};
+use rustls::{AlertDescription, CertificateError, PeerIncompatible, ProtocolVersion};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::error::{SinkError, SinkResult};
+use crate::certificate_faults::certificate_defect;
+use crate::error::{SinkError, SinkResult, network_words};
+use crate::key_kinds::ACCEPTED_KEYS;
 use crate::tls::TlsClient;
 use crate::tls_verifier::CertificateFault;
 
@@ -71,7 +73,7 @@ fn handshake_fault(shown: &str, error: &io::Error) -> SinkError {
                  begin the address with tcp://"
             ))
         }
-        _ => SinkError::retry(format!("the TLS handshake with {shown} failed: {error}")),
+        _ => SinkError::retry(format!("the TLS handshake with {shown} failed: {}", network_words(error))),
     })
 }
 
@@ -85,20 +87,65 @@ pub(crate) fn tls_fault(shown: impl Display, error: &(dyn std::error::Error + 's
         {
             misconfigured(words.clone())
         }
-        rustls::Error::InvalidCertificate(error) => misconfigured(format!("its certificate is not accepted ({error})")),
+        // Other than by the verifier: a signature of the handshake.
+        rustls::Error::InvalidCertificate(CertificateError::BadSignature) => misconfigured(
+            "it does not prove that it has the key of its certificate; give it the key that belongs to the certificate"
+                .to_owned(),
+        ),
+        rustls::Error::InvalidCertificate(error) => {
+            misconfigured(certificate_defect(error).sentence("its certificate"))
+        }
         rustls::Error::AlertReceived(alert) => match alert_words(*alert) {
             Some(words) => misconfigured(words),
-            None => Some(SinkError::retry(format!("{shown} ended the TLS connection (alert {})", alert_name(*alert)))),
+            None => Some(SinkError::retry(format!(
+                "{shown} ended the TLS connection (alert {}); its log has the reason",
+                alert_name(*alert)
+            ))),
         },
         rustls::Error::InvalidMessage(_) => misconfigured(
             "this port does not speak TLS; use the port that does, or begin the address with tcp:// (http:// instead \
              of https://) for one without TLS"
                 .to_owned(),
         ),
-        rustls::Error::PeerIncompatible(what) => misconfigured(format!(
-            "no version or cipher of TLS in common ({what:?}); enable TLS 1.2 or 1.3 on the receiver"
-        )),
-        error => Some(SinkError::retry(format!("the TLS connection to {shown} failed: {error}"))),
+        rustls::Error::PeerIncompatible(what) => misconfigured(incompatible_words(what).to_owned()),
+        rustls::Error::NoCertificatesPresented => {
+            misconfigured("it presents no certificate; give the receiver a certificate and its key".to_owned())
+        }
+        rustls::Error::PeerMisbehaved(_)
+        | rustls::Error::InappropriateMessage { .. }
+        | rustls::Error::InappropriateHandshakeMessage { .. }
+        | rustls::Error::PeerSentOversizedRecord
+        | rustls::Error::NoApplicationProtocol => Some(SinkError::retry(format!(
+            "{shown} breaks the rules of TLS; update the receiver, or the proxy that decrypts in front of it"
+        ))),
+        rustls::Error::DecryptError => Some(SinkError::retry(format!(
+            "what {shown} sent was changed on the way, or encrypted with another key; check the network and the \
+             receiver"
+        ))),
+        _ => Some(SinkError::retry(format!(
+            "the TLS connection to {shown} failed; the log of the receiver may have the reason"
+        ))),
+    }
+}
+
+fn incompatible_words(what: &PeerIncompatible) -> &'static str {
+    match what {
+        PeerIncompatible::NoCipherSuitesInCommon
+        | PeerIncompatible::NoKxGroupsInCommon
+        | PeerIncompatible::NoEcPointFormatsInCommon
+        | PeerIncompatible::UncompressedEcPointsRequired
+        | PeerIncompatible::NoSignatureSchemesInCommon
+        | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon
+        | PeerIncompatible::NamedGroupsExtensionRequired
+        | PeerIncompatible::KeyShareExtensionRequired
+        | PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
+            "it accepts no cipher, key exchange or signature that is accepted here; allow ECDHE with AES-GCM or \
+             ChaCha20-Poly1305, on X25519 or P-256, on the receiver"
+        }
+        PeerIncompatible::IncorrectCertificateTypeExtension | PeerIncompatible::UnsolicitedCertificateTypeExtension => {
+            "it presents a bare public key in place of a certificate; give the receiver an X.509 certificate"
+        }
+        _ => "it speaks no version of TLS that is accepted here; enable TLS 1.2 or 1.3 on the receiver",
     }
 }
 
@@ -111,7 +158,7 @@ fn alert_words(alert: AlertDescription) -> Option<String> {
         }
         AlertDescription::HandshakeFailure => format!(
             "it refused the TLS handshake (alert {name}); it may require a client certificate (tls.crt_file and \
-             tls.key_file), or have no cipher in common"
+             tls.key_file), allow no cipher that is accepted here, or have a certificate without {ACCEPTED_KEYS}"
         ),
         AlertDescription::CertificateExpired => {
             "the client certificate in tls.crt_file has expired; renew it, or correct the clock of the receiver"
@@ -150,8 +197,9 @@ fn alert_name(alert: AlertDescription) -> String {
     if alert == AlertDescription::UnknownCA {
         return "unknown_ca".to_owned();
     }
+    let Some(known) = alert.as_str() else { return format!("number {}", u8::from(alert)) };
     let mut name = String::new();
-    for c in format!("{alert:?}").chars() {
+    for c in known.chars() {
         if c.is_ascii_uppercase() && !name.is_empty() {
             name.push('_');
         }

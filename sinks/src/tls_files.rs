@@ -127,7 +127,7 @@ fn read(key: &str, path: &Path) -> SinkResult<Vec<u8>> {
                     "cannot be read by user {user}, as which Sexton runs; give that user access with chown or chmod"
                 )
             }
-            _ => format!("cannot be read: {error}"),
+            _ => format!("cannot be read: {}; check its file system", domain::system_error::plain_text(error)),
         };
         fault(key, path, &why)
     };
@@ -162,7 +162,14 @@ fn without_mark(bytes: &[u8]) -> &[u8] {
 fn damaged(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { .. } => "has no line that begins with -----END; copy the file again".to_owned(),
-        error => format!("is a damaged PEM file ({error}); copy the file again"),
+        pem::Error::IllegalSectionStart { .. } => {
+            "has a line that begins with -----BEGIN and does not end with -----; copy the file again".to_owned()
+        }
+        pem::Error::Base64Decode(_) => {
+            "has a line between -----BEGIN and -----END that is not base64; copy the file again".to_owned()
+        }
+        // pem::Error::SectionTooLarge cannot be: the files are limited to 16 MiB.
+        _ => "is a damaged PEM file; copy the file again".to_owned(),
     }
 }
 

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
+
+use crate::certificate_faults::{certificate_defect, defect_alone, weak_key};
+use crate::key_kinds::ACCEPTED_KEYS;
 
 const DIGEST_BYTES: usize = 32;
 /// Names of a certificate that a message lists. Chosen: the certificate of a large installation has hundreds.
@@ -108,21 +110,25 @@ impl ServerCertVerifier for ReceiverVerifier {
         let refused = |words: String| {
             Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(CertificateFault(words)))))
         };
-        ParsedCertificate::try_from(end_entity).map_err(|error| refused(unreadable(&error)))?;
         if self.fingerprint.is_some_and(|wanted| wanted != found) {
             return Err(refused(format!(
                 "its certificate has the SHA-256 fingerprint {found}, not the one in tls.fingerprint; if the receiver \
                  has a new certificate, set tls.fingerprint to the new one"
             )));
         }
+        if let Some(defect) = defect_alone(end_entity) {
+            return Err(refused(defect.sentence("its certificate")));
+        }
         let Some(issuer) = &self.issuer else { return Ok(ServerCertVerified::assertion()) };
         match issuer.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(Error::InvalidCertificate(error)) if is_validity(&error) => Err(refused(self.words(&error, found))),
+            Err(Error::InvalidCertificate(error)) if is_validity(&error) => {
+                Err(refused(self.words(&error, found, intermediates)))
+            }
             // Its validity is checked before everything else.
             Err(Error::InvalidCertificate(_)) if self.pinned.iter().any(|pinned| pinned == end_entity) => {
                 Ok(ServerCertVerified::assertion())
             }
-            Err(Error::InvalidCertificate(error)) => Err(refused(self.words(&error, found))),
+            Err(Error::InvalidCertificate(error)) => Err(refused(self.words(&error, found, intermediates))),
             other => other,
         }
     }
@@ -151,12 +157,21 @@ impl ServerCertVerifier for ReceiverVerifier {
 }
 
 impl ReceiverVerifier {
-    fn words(&self, error: &CertificateError, found: Fingerprint) -> String {
+    fn words(&self, error: &CertificateError, found: Fingerprint, intermediates: &[CertificateDer<'_>]) -> String {
         let place = match &self.ca_file {
             Some(path) => format!("ca_file {}", path.display()),
             None => "the CA certificates of this machine".to_owned(),
         };
         let pin = format!("set tls.fingerprint = \"{found}\" after you compared it on the receiver");
+        // An authority whose key is refused is the reason of each error about signatures.
+        if is_about_signatures(error)
+            && let Some(key) = self.pinned.iter().chain(intermediates).find_map(weak_key)
+        {
+            return format!(
+                "its certificate is signed by an authority with {key}, which is not accepted; make that authority again \
+                 with {ACCEPTED_KEYS}, or {pin}"
+            );
+        }
         match error {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                 "its certificate is signed by no authority in {place}; set tls.ca_file to the certificate of its \
@@ -177,26 +192,28 @@ impl ReceiverVerifier {
                 shown_time(*not_before),
                 shown_time(*time)
             ),
-            CertificateError::Expired => {
-                "its certificate has expired; renew the certificate of the receiver".to_owned()
-            }
-            CertificateError::InvalidPurposeContext { .. } | CertificateError::InvalidPurpose => {
-                "its certificate is not made for servers (extended key usage); make one with serverAuth".to_owned()
-            }
-            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-                "its certificate is signed with an algorithm that is not accepted (SHA-1, for example); sign it with \
-                 SHA-256"
-                    .to_owned()
-            }
-            // The verifier's error for a server that presents the certificate of an authority as its own.
-            error if format!("{error:?}").contains("CaUsedAsEndEntity") => format!(
+            error if is_authority_as_receiver(error) => format!(
                 "its certificate is self-signed and not in {place}; set tls.ca_file to a copy of that certificate, or \
                  {pin}"
             ),
-            error => format!("its certificate is not accepted ({error}); renew it, or {pin}"),
+            error => certificate_defect(error).sentence("its certificate"),
         }
     }
+}
+
+fn is_about_signatures(error: &CertificateError) -> bool {
+    matches!(
+        error,
+        CertificateError::BadSignature
+            | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+    )
+}
+
+/// Whether a receiver presents the certificate of an authority as its own, as the usual self-signed one is.
+fn is_authority_as_receiver(error: &CertificateError) -> bool {
+    let CertificateError::Other(other) = error else { return false };
+    matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 fn is_validity(error: &CertificateError) -> bool {
@@ -208,16 +225,6 @@ fn is_validity(error: &CertificateError) -> bool {
             | CertificateError::NotValidYetContext { .. }
             | CertificateError::Revoked
     )
-}
-
-fn unreadable(error: &Error) -> String {
-    match format!("{error:?}").contains("UnsupportedCertVersion") {
-        true => {
-            "its certificate is X.509 version 1, which TLS libraries refuse; make a new one with `openssl req -x509`"
-                .to_owned()
-        }
-        false => format!("its certificate cannot be read ({error}); make a new one with `openssl req -x509`"),
-    }
 }
 
 fn wrong_name(expected: &str, presented: &[String]) -> String {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use channels::Channels;
 use clap::Args;
 use domain::ports::PortResult;
+use domain::system_error::without_numbers;
 use domain::zones;
 use embedded::Embedded;
 use rustix::process::geteuid;
@@ -67,6 +68,7 @@ impl Findings {
         let good = found.is_ok();
         self.bad |= !good;
         let message = found.unwrap_or_else(|message| message);
+        let message = without_numbers(&message);
         if self.json {
             self.out.print_json(&json!({ "what": what, "name": name, "ok": good, "message": message }))?;
         } else {

@@ -74,6 +74,8 @@ pub(crate) fn sexton_with_input(arguments: &[&str], input: &[u8]) -> CommandOutp
     // Fails if the command exits without reading its input.
     let _closed = feeder.join().expect("fed");
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    // Numbers of system errors are not for operators.
+    assert!(!err.contains("(os error "), "{arguments:?}: {err}");
     CommandOutput { code: output.status.code(), out: output.stdout, err }
 }
 
@@ -147,8 +149,12 @@ impl Up {
         self.process.has_ended()
     }
 
+    /// What it printed so far; numbers of system errors are not for operators.
+    #[track_caller]
     pub(crate) fn printed(&self) -> String {
-        self.process.printed()
+        let printed = self.process.printed();
+        assert!(!printed.contains("(os error "), "{printed}");
+        printed
     }
 
     /// Runs a command against this `up`.

@@ -25,7 +25,8 @@ use crate::cloudwatch_logs::answer::{CallFailure, FailureCause, parse_failure};
 use crate::cloudwatch_logs::endpoint::regional_endpoint;
 use crate::cloudwatch_logs::options::Access;
 use crate::error::{SinkError, SinkResult};
-use crate::http_faults::{root_cause, unreachable};
+use crate::http::NO_CLIENT;
+use crate::http_faults::unreachable;
 use crate::stream::CONNECT_TIMEOUT;
 use crate::unanswered::UnansweredCalls;
 
@@ -83,9 +84,7 @@ impl Client {
             .timeout(REQUEST_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| {
-                SinkError::misconfigured(format!("cannot create an HTTP client: {}", root_cause(&error)))
-            })?;
+            .map_err(|_| SinkError::misconfigured(NO_CLIENT))?;
         let identity = Mutex::new(Some(Identity::find(access, &sdk).await?));
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         Ok(Client { http, endpoint, region, access: access.clone(), identity, now, unanswered })

@@ -15,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::memory::{RETRY, Run, start, wait_until};
 
 /// The status for a body, chosen by the test.
-pub(crate) type Answer = fn(body: &str, attempt: usize) -> u16;
+pub(crate) trait Answer: Fn(&str, usize) -> u16 + Clone + Send + 'static {}
+
+impl<F: Fn(&str, usize) -> u16 + Clone + Send + 'static> Answer for F {}
 
 #[derive(Clone, Default)]
 pub(crate) struct Received(Arc<Mutex<Vec<(String, u16)>>>);
@@ -37,20 +39,20 @@ impl Received {
     }
 }
 
-pub(crate) async fn serve(answer: Answer) -> (std::net::SocketAddr, Received) {
+pub(crate) async fn serve(answer: impl Answer) -> (std::net::SocketAddr, Received) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("address");
     let received = Received::default();
     let kept = received.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(requests(stream, kept.clone(), answer));
+            tokio::spawn(requests(stream, kept.clone(), answer.clone()));
         }
     });
     (address, received)
 }
 
-async fn requests(mut stream: TcpStream, received: Received, answer: Answer) {
+async fn requests(mut stream: TcpStream, received: Received, answer: impl Answer) {
     let mut buffer = Vec::new();
     loop {
         let head_end = loop {

@@ -9,7 +9,20 @@ use crate::memory::config;
 
 async fn fault(address: &str) -> String {
     let toml = format!("[sink.a]\ntype = \"gelf\"\naddress = \"{address}\"\n");
-    sinks::check::check(&config(&toml), "g").await.expect_err("a fault")
+    let fault = sinks::check::check(&config(&toml), "g").await.expect_err("a fault");
+    assert_plain(&fault);
+    fault
+}
+
+/// Asserts that a message has a remedy and no text that a library wrote for programmers.
+#[track_caller]
+pub(crate) fn assert_plain(message: &str) {
+    for word in
+        ["parsed", "os error", "invalid peer", "Error(", "Other(", " { ", "Some(", "hyper", "error trying", "Bad("]
+    {
+        assert!(!message.contains(word), "`{word}` in: {message}");
+    }
+    assert!(message.contains("; ") || message.contains('?'), "no remedy: {message}");
 }
 
 fn block_on(test: impl Future<Output = ()>) {
@@ -48,7 +61,14 @@ async fn a_port_of_another_protocol_is_recognised() {
     assert!(plain.contains("HTTP"), "http to a TLS port: {plain}");
     for (answer, scheme, part) in [
         ("HTTP/1.1 400 Bad Request\r\n\r\n", "https", "this port does not speak TLS; use the port that does"),
-        ("SSH-2.0-OpenSSH_9.2\r\n", "http", "HTTP"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "http", "this port does not speak HTTP/1.1; use the port that does"),
+        ("220 mail ready\r\n", "http", "this port does not speak HTTP/1.1; use the port that does"),
+        ("\0\0\x12\x04\0\0\0\0\0", "http", "this port does not speak HTTP/1.1"),
+        ("HTTP/3.7 200 OK\r\n\r\n", "http", "this port does not speak HTTP/1.1"),
+        ("HTTP/1.1 9 Odd\r\n\r\n", "http", "this port does not speak HTTP/1.1"),
+        ("HTTP/1.1 200 OK\r\nbad header\r\n\r\n", "http", "this port does not speak HTTP/1.1"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", "http", "this port does not speak HTTP/1.1"),
+        ("", "http", "ended the connection without an answer; does that port speak HTTP?"),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
@@ -70,15 +90,18 @@ async fn an_answer_that_refuses_has_its_remedy() {
         (404, "correct the path in the address (Graylog: /gelf)"),
         (301, "the server wants another address"),
         (415, "remove `compression`"),
+        (400, "every record is refused, so the server, a proxy in front of it or the address is wrong"),
+        (413, "raise the limit of the server, or of a proxy in front of it (nginx: client_max_body_size), or lower"),
+        (418, "no receiver of GELF answers so"),
+        (500, "the log of the server has the reason"),
+        (599, "the log of the server has the reason"),
     ] {
-        let (address, _) = match status {
-            401 => serve(|_, _| 401).await,
-            404 => serve(|_, _| 404).await,
-            301 => serve(|_, _| 301).await,
-            _ => serve(|_, _| 415).await,
-        };
+        let (address, _) = serve(move |_, _| status).await;
         let refused = fault(&format!("http://{address}/gelf")).await;
         assert!(refused.starts_with(&format!("http://{address}/gelf answered {status}")), "{refused}");
         assert!(refused.contains(remedy), "{refused}");
+        // One remedy, and no name for a status that has none.
+        assert!(status == 400 || !refused.contains("every record is refused"), "{refused}");
+        assert!(!refused.contains("unknown status"), "{refused}");
     }
 }

@@ -29,6 +29,7 @@ mod speed;
 mod strict_logs;
 mod syslog;
 mod tls_key_files;
+mod tls_messages;
 mod tls_trust;
 
 // The path by which `sample_records` names these types in both places.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
@@ -111,13 +111,30 @@ async fn devices_are_written_without_a_sync_and_other_files_are_refused_in_plain
     let folder = tempfile::tempdir().expect("folder");
     let _listener = UnixListener::bind(folder.path().join("socket")).expect("bound");
     fs::create_dir(folder.path().join("logs")).expect("made");
+    for name in ["socket", "logs"] {
+        symlink(folder.path().join(name), folder.path().join(format!("to-{name}"))).expect("linked");
+    }
+    symlink(folder.path().join("absent"), folder.path().join("to-nothing")).expect("linked");
+    symlink(folder.path().join("circle"), folder.path().join("circle")).expect("linked");
     let shown = folder.path().display();
     for (path, state, part) in [
-        ("/dev/full".to_owned(), SinkState::Retrying, "cannot write to /dev/full: no space left"),
+        (
+            "/dev/full".to_owned(),
+            SinkState::Misconfigured,
+            "cannot write to /dev/full: this device takes no more bytes; write the path of a file",
+        ),
         ("/dev/stduot".to_owned(), SinkState::Misconfigured, "/dev/stduot does not exist"),
         (format!("{shown}/socket"), SinkState::Misconfigured, "is a socket; use type = \"syslog\" with address = "),
         (format!("{shown}/logs"), SinkState::Misconfigured, "is a directory; write the path of a file in it"),
-        ("/proc/self/fd/1".to_owned(), SinkState::Misconfigured, "write /dev/stdout"),
+        ("/proc/self/fd/1".to_owned(), SinkState::Misconfigured, "an open file of a process; for the output of"),
+        ("/proc/1/fd/1".to_owned(), SinkState::Misconfigured, "write /dev/stdout"),
+        ("/dev/fd/2".to_owned(), SinkState::Misconfigured, "write /dev/stderr"),
+        ("/dev/fd/0".to_owned(), SinkState::Misconfigured, "/dev/fd/0 is an input; for the output of Sexton itself"),
+        ("/dev/stdin".to_owned(), SinkState::Misconfigured, "/dev/stdin is an input; for the output of Sexton itself"),
+        (format!("{shown}/to-socket"), SinkState::Misconfigured, "is a link to a socket; use type = \"syslog\" with"),
+        (format!("{shown}/to-logs"), SinkState::Misconfigured, "which is never followed; write its target, /"),
+        (format!("{shown}/to-nothing"), SinkState::Misconfigured, "is a symbolic link without a target; remove"),
+        (format!("{shown}/circle/a.log"), SinkState::Misconfigured, "; "),
     ] {
         let run = Run::new(1);
         run.print(Stream::Stdout, b"kept");
@@ -126,9 +143,31 @@ async fn devices_are_written_without_a_sync_and_other_files_are_refused_in_plain
         wait_until(|| engine.status().failing_since.is_some()).await;
         let error = engine.status().last_error.expect("an error");
         assert!(error.contains(part), "{path}: {error}");
+        assert!(!error.contains("remove the link") || path.ends_with("to-nothing"), "{path}: {error}");
+        crate::http_faults::assert_plain(&error);
         assert_eq!((engine.status().state, engine.status().lag_lines), (state, 1), "{path}: {error}");
         engine.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_of_a_process_without_one_is_refused_with_the_remedy() {
+    if std::env::var_os(INSIDE).is_some() {
+        println!("{}", sinks::check::check(&config(&sink("/dev/tty")), "g").await.expect_err("no terminal"));
+        return;
+    }
+    let mut command = Command::new("setsid");
+    command.arg("--wait").arg(std::env::current_exe().expect("the test binary"));
+    command.args(["--exact", &test_name(), "--nocapture"]).env(INSIDE, "1");
+    let output = command.output().expect("setsid starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let wanted = "cannot open /dev/tty: no such device or address; a device must be attached and accept lines, so write \
+                  the path of a file (for the output of Sexton itself, /dev/stdout)\n";
+    assert!(text.contains(wanted), "{text}");
+}
+
+fn test_name() -> String {
+    std::env::var("NEXTEST_TEST_NAME").unwrap_or_else(|_| std::thread::current().name().unwrap_or_default().to_owned())
 }
 
 /// Set in the process whose standard streams are tested.
@@ -148,8 +187,7 @@ async fn standard_streams_of_every_kind_are_written() {
     let folder = tempfile::tempdir().expect("folder");
     let file = File::create(folder.path().join("out")).expect("created");
     let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
-    let name = std::env::var("NEXTEST_TEST_NAME")
-        .unwrap_or_else(|_| std::thread::current().name().unwrap_or_default().to_owned());
+    let name = test_name();
     let inside = || {
         let mut command = Command::new(std::env::current_exe().expect("the test binary"));
         command.args(["--exact", &name, "--nocapture"]).env(INSIDE, "1");
