@@ -37,6 +37,10 @@ pub(super) fn of_entry(
     if found.is_empty() && entry.user.is_none() {
         found.extend(user_column(&entry.command, |word| host_words.is_account(word, environment)));
     }
+    if let Some(user) = entry.user.as_ref().filter(|user| host_words.lacks_account(user)) {
+        let message = "this host has no user of that name, so every run would fail; correct it, or create the user";
+        found.push(Advice::new(user.to_string(), message.to_owned()));
+    }
     if entry.command.len() > ARGUMENT_BYTES_MAX {
         let message = format!(
             "the command has {} bytes and the kernel accepts {ARGUMENT_BYTES_MAX}, so no run can start; put it in a \

@@ -15,11 +15,13 @@ pub(super) struct HostWords {
     host: Option<HostNames>,
     /// Whether a word is a user and no program, by word and PATH.
     accounts: HashMap<(String, Option<String>), bool>,
+    /// Whether there is no user of a name in a user column.
+    absent: HashMap<String, bool>,
 }
 
 impl HostWords {
     pub(super) fn new(host: Option<HostNames>) -> HostWords {
-        HostWords { host, accounts: HashMap::new() }
+        HostWords { host, accounts: HashMap::new(), absent: HashMap::new() }
     }
 
     /// Whether the word is the name of a user and not of a program. `environment`: the assignments above the entry.
@@ -34,6 +36,12 @@ impl HostWords {
         let path = environment.get("PATH");
         let is_account = || (host.is_account)(word) && !(host.is_program)(word, path.map(String::as_str));
         *self.accounts.entry((word.to_owned(), path.cloned())).or_insert_with(is_account)
+    }
+
+    /// Whether the host has no user of this name.
+    pub(super) fn lacks_account(&mut self, name: &str) -> bool {
+        let Some(host) = self.host else { return false };
+        *self.absent.entry(name.to_owned()).or_insert_with(|| !(host.is_account)(name))
     }
 
     /// Whether the host has a user or a program of this name.

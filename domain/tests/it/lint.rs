@@ -53,6 +53,20 @@ fn users_and_programs_of_the_host_decide_about_the_first_word() {
 }
 
 #[test]
+fn a_user_column_with_a_user_that_the_host_lacks_is_a_warning() {
+    let host_names = HostNames { is_account: |name| name == "deploy", is_program: |_, _| true };
+    let options = Options { host_names: Some(host_names), ..Options::new("crontab", Format::System) };
+    let text = "0 5 * * * deploy /opt/x\n0 6 * * * deplyo /opt/y\n@daily gone /opt/z\n";
+    let faults = read("crontab", text, &options).faults.to_string();
+    let wanted = "crontab:2: warning: `deplyo`: this host has no user of that name, so every run would fail; correct it, \
+                  or create the user\n\
+                  crontab:3: warning: `gone`: this host has no user of that name";
+    assert!(faults.starts_with(wanted) && faults.lines().count() == 2, "{faults}");
+    // Without a host, as for a file of another machine, nothing is known.
+    assert_eq!(read("crontab", text, &Options::new("crontab", Format::System)).faults.to_string(), "");
+}
+
+#[test]
 fn six_fields_are_shown_as_five() {
     for (line, program, five) in [
         ("0 0 12 * * mon java -jar x", "`mon`", "`0 12 * * mon java -jar x`"),

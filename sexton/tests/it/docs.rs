@@ -197,6 +197,13 @@ impl Trial<'_> {
                 let own = if Path::new(&packs).is_dir() { vec!["--rules", &*packs] } else { Vec::new() };
                 let linted = sexton(&[vec!["lint", &*shown], own].concat());
                 assert_eq!(linted.code, Some(0), "{place}: {}{}", linted.text(), linted.err);
+                // An example is clean, or the page states its warning.
+                let page = std::fs::read_to_string(testbed::repository().join(self.page)).expect(self.page);
+                let printed = linted.text();
+                let warnings = printed.lines().filter_map(|line| line.split_once(": warning: "));
+                let surprising: Vec<&str> =
+                    warnings.map(|(_, warning)| warning).filter(|warning| !page.contains(warning)).collect();
+                assert!(surprising.is_empty(), "{place}: {surprising:#?}");
             }
             _ => return false,
         }
