@@ -2,7 +2,7 @@
 
 use axum::extract::{Path, State};
 use domain::fault::nearest_name;
-use domain::job::{Job, JobKey};
+use domain::job::{Job, JobKey, Pause};
 use domain::ports::Cursor;
 use domain::run::Run;
 use domain::units::format_duration;
@@ -198,8 +198,11 @@ pub(crate) async fn pause(
 ) -> ApiResult<Json<Job>> {
     let (key, now) = (job_key(path), console.now());
     check_until(request.until, now)?;
-    let job = commands::pause(&console.ports, &key, request.until, &request.why, now).await?;
-    caller.log(format_args!("job {key} paused{}", end_and_reason(request.until, &request.why)));
+    let PauseRequest { until, why } = request;
+    let pause = Pause { since: now, until, why, by: Some(caller.by()) };
+    let paused = end_and_reason(until, &pause.why);
+    let job = commands::pause(&console.ports, &key, pause).await?;
+    caller.log(format_args!("job {key} paused{paused}"));
     Ok(Json(job))
 }
 
@@ -210,6 +213,7 @@ pub(crate) async fn pause(
 pub(crate) fn check_until(until: Option<Timestamp>, now: Timestamp) -> ApiResult<()> {
     match until.filter(|until| *until <= now) {
         Some(until) => {
+            let until = in_seconds(until);
             Err(ApiFault::bad_request(format!("`until` is {until}, which has passed; name a later instant")))
         }
         None => Ok(()),
@@ -223,10 +227,15 @@ pub(crate) fn check_until(until: Option<Timestamp>, now: Timestamp) -> ApiResult
 pub(crate) fn check_span(since: Option<Timestamp>, until: Option<Timestamp>) -> ApiResult<()> {
     match since.zip(until).filter(|(since, until)| since >= until) {
         Some((since, until)) => {
+            let (since, until) = (in_seconds(since), in_seconds(until));
             Err(ApiFault::bad_request(format!("`since` is {since}, which is not before `until`, {until}; swap them")))
         }
         None => Ok(()),
     }
+}
+
+fn in_seconds(at: Timestamp) -> impl std::fmt::Display {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ")
 }
 
 /// The end and the reason of a pause or of a maintenance window, for the log.

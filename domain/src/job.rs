@@ -340,6 +340,16 @@ pub struct Pause {
     /// The operator's reason; may be empty.
     #[serde(default)]
     pub why: String,
+    /// Who paused the job, as `user:NAME` or `owner`; absent in pauses of older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+impl Pause {
+    /// A pause without a record of who requested it.
+    pub fn new(since: Timestamp, until: Option<Timestamp>, why: &str) -> Pause {
+        Pause { since, until, why: why.to_owned(), by: None }
+    }
 }
 
 fn utc() -> String {

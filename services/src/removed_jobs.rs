@@ -243,7 +243,7 @@ pub(crate) async fn forget_old(ports: &Ports, part: u32, age_max: Duration, now:
 /// A value with every field, for the test of the stored format.
 #[cfg(test)]
 pub(crate) fn sample(at: Timestamp) -> RemovedJobs {
-    let paused = Some(Pause { since: at, until: None, why: "noise".to_owned() });
+    let paused = Some(Pause::new(at, None, "noise"));
     let record = RemovedJob {
         at,
         schedule: "@every 7m".to_owned(),

@@ -277,8 +277,7 @@ mod tests {
         let mut job = jobs.remove(0);
         job.anchor = Some(jiff::Timestamp::UNIX_EPOCH);
         job.stdin = Some("in".to_owned());
-        job.paused =
-            Some(domain::job::Pause { since: jiff::Timestamp::UNIX_EPOCH, until: None, why: "upgrade".to_owned() });
+        job.paused = Some(domain::job::Pause::new(jiff::Timestamp::UNIX_EPOCH, None, "upgrade"));
         assert_eq!(job_from_item(&job_to_item(&job).unwrap()).unwrap(), job);
         let nothing_watched = Job { rules: Vec::new(), ..job };
         assert_eq!(job_from_item(&job_to_item(&nothing_watched).unwrap()).unwrap(), nothing_watched);

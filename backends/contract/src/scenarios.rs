@@ -319,7 +319,9 @@ pub async fn a_paused_job_is_skipped_with_its_reason(ports: &Ports) {
     let world = World::new(ports);
     world.put(&job("dump", "* * * * *")).await;
     let paused_at = world.now();
-    commands::pause(&world.ports, &key("dump"), None, "the disk is full", paused_at).await.unwrap();
+    commands::pause(&world.ports, &key("dump"), domain::job::Pause::new(paused_at, None, "the disk is full"))
+        .await
+        .unwrap();
     for minute in ["08:00", "08:01", "08:02", "08:03", "08:04"] {
         world.set(minute);
         world.schedule().await;
@@ -327,7 +329,9 @@ pub async fn a_paused_job_is_skipped_with_its_reason(ports: &Ports) {
             "08:01" => drop(commands::resume(&world.ports, &key("dump"), world.now()).await.unwrap()),
             "08:02" => {
                 let until = Some(world.now() + Duration::from_secs(120));
-                commands::pause(&world.ports, &key("dump"), until, "", world.now()).await.unwrap();
+                commands::pause(&world.ports, &key("dump"), domain::job::Pause::new(world.now(), until, ""))
+                    .await
+                    .unwrap();
             }
             _ => {}
         }

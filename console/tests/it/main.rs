@@ -89,7 +89,7 @@ async fn a_job_is_stored_paused_resumed_run_and_removed() {
     assert_eq!((&shown["zone"], &shown["next"]), (&json!("Europe/Paris"), &json!("2026-11-24T01:00:00Z")));
 
     let paused = server.send_ok(Method::POST, "/api/jobs/db/dump/pause", Some(json!({ "why": "disk" }))).await;
-    assert_eq!(paused["paused"]["why"], "disk");
+    assert_eq!((&paused["paused"]["why"], &paused["paused"]["by"]), (&json!("disk"), &json!("owner")));
     let jobs = server.send_ok(Method::GET, "/api/jobs?group=db", None).await;
     assert_eq!((jobs["jobs"].as_array().map(Vec::len), &jobs["jobs"][0]["next"]), (Some(1), &Value::Null));
     server.send_ok(Method::POST, "/api/jobs/db/dump/resume", None).await;

@@ -90,7 +90,12 @@ fn job() -> Job {
         description: "Dumps every database".to_owned(),
         owner: "team-db".to_owned(),
         anchor: Some(at(-86_400)),
-        paused: Some(Pause { since: at(-600), until: Some(at(600)), why: "disk".to_owned() }),
+        paused: Some(Pause {
+            since: at(-600),
+            until: Some(at(600)),
+            why: "disk".to_owned(),
+            by: Some("user:ops".to_owned()),
+        }),
         source: Some("jobs.toml".to_owned()),
         seed: Some("db/dump-0a1b2c3d".to_owned()),
     }

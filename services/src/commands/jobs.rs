@@ -77,14 +77,14 @@ async fn delete(ports: &Ports, jobs: &[StoredJob], now: Timestamp) -> Result<()>
     Ok(ports.due.remove(&entries).await?)
 }
 
-/// Pauses a job until it is resumed, or until an instant. Its firings are recorded as skipped.
+/// Pauses a job now (`since`) until it is resumed, or until an instant. Its firings are recorded as skipped.
 ///
 /// # Errors
 /// Returns [`Error::NoSuchJob`], [`Error::BadJob`] when the stored job is unreadable, or the port's error.
-pub async fn pause(ports: &Ports, key: &JobKey, until: Option<Timestamp>, why: &str, now: Timestamp) -> Result<Job> {
-    change_job(ports, key, now, |before| {
+pub async fn pause(ports: &Ports, key: &JobKey, pause: Pause) -> Result<Job> {
+    change_job(ports, key, pause.since, |before| {
         let mut job = readable_job(key, before)?;
-        job.paused = Some(Pause { since: now, until, why: why.to_owned() });
+        job.paused = Some(pause.clone());
         Ok(job)
     })
     .await

@@ -23,7 +23,7 @@ async fn applying_a_file_makes_the_stored_jobs_equal_to_it() {
     assert_eq!(names(&dry.added), ["a", "b", "c"]);
     assert_eq!(apply(&world, "one.toml", &first, ApplyOptions::default()).await, dry, "a dry run stored nothing");
     apply(&world, "two.toml", &[job("other", "0 1 * * *")], ApplyOptions::default()).await;
-    commands::pause(&world.ports, &key("b"), None, "", world.now()).await.unwrap();
+    commands::pause(&world.ports, &key("b"), domain::job::Pause::new(world.now(), None, "")).await.unwrap();
     world.pass(100);
     let second = [job("a", "0 2 * * *"), job("b", "@every 7m"), job("d", "0 3 * * *")];
     let difference = apply(&world, "one.toml", &second, ApplyOptions::default()).await;
@@ -55,7 +55,7 @@ async fn a_manual_start_ignores_the_schedule_but_keeps_concurrency() {
     let mut dump = job("dump", "@manually");
     dump.concurrency = Concurrency::Forbid;
     world.put(&dump).await;
-    commands::pause(&world.ports, &key("dump"), None, "", world.now()).await.unwrap();
+    commands::pause(&world.ports, &key("dump"), domain::job::Pause::new(world.now(), None, "")).await.unwrap();
     let run = commands::run_now(&world.ports, &key("dump"), [0xab; 6], world.now()).await.unwrap();
     assert_eq!((run.run_id.as_str(), run.trigger), ("20261123T080020Z-abababababab", Trigger::Manual));
     let second = commands::run_now(&world.ports, &key("dump"), [0xcd; 6], world.now()).await.unwrap();

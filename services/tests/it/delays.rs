@@ -64,7 +64,7 @@ async fn overlap_and_pauses_are_decided_at_the_delayed_instant() {
     assert_eq!(world.schedule().await.started, 1);
     // A pause that ends between the nominal time and the delayed instant skips nothing.
     let until = Some(at("2026-11-23T07:30:30Z"));
-    commands::pause(&world.ports, &key("dump"), until, "", world.now()).await.unwrap();
+    commands::pause(&world.ports, &key("dump"), domain::job::Pause::new(world.now(), until, "")).await.unwrap();
     world.run_all(0).await;
     world.collect().await;
     world.set(&(at("2026-11-23T07:30:00Z") + delay).to_string());

@@ -125,7 +125,7 @@ async fn pause_anchor_and_alert_state_pass_to_the_new_name() {
     world.run_all(1).await;
     world.collect().await;
     assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed]);
-    commands::pause(&world.ports, &key("dump"), None, "noise", world.now()).await.unwrap();
+    commands::pause(&world.ports, &key("dump"), domain::job::Pause::new(world.now(), None, "noise")).await.unwrap();
     world.set("08:01");
     upgrade(&world, &[renamed(&dump)]).await;
     let stored = commands::get(&world.ports, &key("new-dump")).await.unwrap().job.unwrap();

@@ -99,7 +99,7 @@ async fn failing_and_paused() -> World {
     world.collect().await;
     assert!(world.run(&run.run_id).await.outcome.is_some());
     assert_eq!(world.send_alert_kinds().await, [AlertKind::Failed]);
-    commands::pause(&world.ports, &key("dump"), None, "noise", world.now()).await.unwrap();
+    commands::pause(&world.ports, &key("dump"), domain::job::Pause::new(world.now(), None, "noise")).await.unwrap();
     world.set("2026-11-23T08:10:00Z");
     apply(&world, &[]).await;
     world

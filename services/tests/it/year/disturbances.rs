@@ -167,7 +167,8 @@ impl Disturbances {
         match random.below(6) {
             0 => {
                 let until = random.one_in(2).then(|| now + SignedDuration::from_hours(random.between(1, 300)));
-                *job = commands::pause(&world.ports, &key, until, "holidays", now).await.unwrap();
+                *job =
+                    commands::pause(&world.ports, &key, domain::job::Pause::new(now, until, "holidays")).await.unwrap();
             }
             1 => *job = commands::resume(&world.ports, &key, now).await.unwrap(),
             2 => {
