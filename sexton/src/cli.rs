@@ -10,6 +10,7 @@ mod exec_on_disk;
 mod firing_lines;
 mod job_lookup;
 mod jobs;
+mod ledger_balance;
 mod ledger_copies;
 mod logs;
 mod maintenance_windows;
@@ -82,7 +83,7 @@ enum Command {
     /// Start, end or list maintenance windows: schedules start no new runs
     Maintenance(maintenance_windows::MaintenanceArguments),
     /// Check that every scheduled run has ended in one outcome or is still open
-    Ledger(runs::LedgerArguments),
+    Ledger(ledger_balance::LedgerArguments),
     /// Copy the ledger to a file, while `up` runs or not
     Backup(ledger_copies::BackupArguments),
     /// Put a copy in the place of the ledger, while `up` is stopped; nothing is started twice
@@ -140,7 +141,7 @@ pub(crate) fn run(cli: Cli) -> Outcome {
         Command::Show(arguments) => runs::show(arguments),
         Command::Logs(arguments) => logs::run(arguments),
         Command::Maintenance(arguments) => maintenance_windows::maintenance(arguments),
-        Command::Ledger(arguments) => runs::ledger(arguments),
+        Command::Ledger(arguments) => ledger_balance::ledger(arguments),
         Command::Backup(arguments) => ledger_copies::back_up(arguments),
         Command::Restore(arguments) => ledger_copies::restore(arguments),
         Command::Rules(arguments) => rules::run(arguments),

@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::folded_lines::join_fields;
 use crate::terminal::{Terminal, Tone};
 use crate::text_table::{Table, replace_controls};
 
@@ -57,6 +58,11 @@ impl Printer {
 
     pub(crate) fn print_table(&mut self, table: &Table) -> Result<(), Failure> {
         self.print_bytes(table.to_text(self.terminal).as_bytes())
+    }
+
+    /// Prints fields that are separated by tabs, in several lines on a terminal that is narrower.
+    pub(crate) fn print_fields(&mut self, fields: &[&str]) -> Result<(), Failure> {
+        self.print_line(&join_fields(fields, self.terminal.width))
     }
 
     /// Returns the text in the colour of its tone, where standard output shows colours.
@@ -148,34 +154,6 @@ pub(crate) fn dash() -> String {
     "-".to_owned()
 }
 
-/// Parses an instant: RFC 3339, a date (midnight in UTC), `now`, or a duration before `now`.
-///
-/// # Errors
-/// Returns what to write.
-pub(crate) fn parse_instant(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    if text == "now" {
-        return Ok(now);
-    }
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at);
-    }
-    if let Ok(date) = text.parse::<jiff::civil::Date>()
-        && text.len() == "2026-11-23".len()
-        && let Ok(midnight) = date.to_zoned(TimeZone::UTC)
-    {
-        return Ok(midnight.timestamp());
-    }
-    if let Ok(ago) = domain::units::parse_duration(text) {
-        return now
-            .checked_sub(ago)
-            .map_err(|_| format!("`{text}` ago is before the earliest date; write a shorter duration"));
-    }
-    Err(format!(
-        "`{text}` is not an instant; write RFC 3339 with a zone like 2026-11-23T07:50:00Z, a date, now, or a \
-         duration ago like 2h"
-    ))
-}
-
 /// Parses an argument GROUP/NAME.
 ///
 /// # Errors
@@ -203,23 +181,6 @@ mod tests {
             assert_eq!(format_duration(Duration::from_millis(ms)), text, "{ms}");
             let whole = format_elapsed(Duration::from_millis(ms));
             assert!(!whole.contains('.') && !whole.contains("ms"), "{whole}");
-        }
-    }
-
-    #[test]
-    fn an_instant_is_parsed_in_all_its_forms() {
-        let now: Timestamp = "2026-11-23T12:00:00Z".parse().expect("instant");
-        for (text, at) in [
-            ("2026-11-23T07:50:00Z", "2026-11-23T07:50:00Z"),
-            ("2026-11-23T08:50:00+01:00", "2026-11-23T07:50:00Z"),
-            ("2026-11-23", "2026-11-23T00:00:00Z"),
-            ("now", "2026-11-23T12:00:00Z"),
-            ("2h", "2026-11-23T10:00:00Z"),
-        ] {
-            assert_eq!(parse_instant(text, now).map(format_instant), Ok(at.to_owned()), "{text}");
-        }
-        for text in ["", "yesterday", "2026-11-23T07:50:00", "2026-13-01", "99"] {
-            assert!(parse_instant(text, now).is_err(), "{text}");
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Tables on standard output: columns padded to their widest cell, two spaces apart. On a terminal, a table fits its
-//! width: long texts are cut, then columns are left out, and a line names those that are.
+//! width: long texts are cut, then columns are left out, and a line names those that are. Where the rest is still too
+//! wide, each row goes on below. Names are never cut.
 
 use unicode_width::UnicodeWidthStr;
 
+use crate::folded_lines::{FoldedCell, FoldedColumn, GAP, indent_of, lay_out, wrap_text};
 use crate::terminal::{Terminal, Tone};
-
-/// Columns between two cells.
-const GAP: usize = 2;
 
 /// A text is cut to this width before a column is left out. Chosen: half a line of a usual terminal.
 const CUT_FIRST: usize = 40;
@@ -73,6 +72,9 @@ impl Table {
     /// The table with a head line.
     pub(crate) fn to_text(&self, terminal: Terminal) -> String {
         let widths = self.fit(terminal.width);
+        if let Some(most) = terminal.width.filter(|most| total(&widths) > *most) {
+            return self.to_folded_text(&widths, most, terminal);
+        }
         let mut text = String::new();
         let head = self.columns.iter().zip(&widths).map(|(column, width)| (column.name, *width, Tone::Head));
         add_line(&mut text, head, terminal);
@@ -83,24 +85,92 @@ impl Table {
             });
             add_line(&mut text, cells, terminal);
         }
-        let left_out = self.columns.iter().zip(&widths).filter(|(_, width)| width.is_none());
-        let left_out: Vec<&str> = left_out.map(|(column, _)| column.name).collect();
-        if !left_out.is_empty() {
-            let note = format!("not shown in this width: {}", left_out.join(", "));
-            text.push_str(&terminal.paint(&note, Tone::Dim));
-            text.push('\n');
-        }
+        self.add_note(&mut text, &widths, terminal);
         text
     }
 
-    /// The width of each column; none for one that is left out.
-    fn fit(&self, width: Option<usize>) -> Vec<Option<usize>> {
+    /// Names the columns that are left out.
+    fn add_note(&self, text: &mut String, widths: &[Option<usize>], terminal: Terminal) {
+        let left_out = self.columns.iter().zip(widths).filter(|(_, width)| width.is_none());
+        let left_out: Vec<&str> = left_out.map(|(column, _)| column.name).collect();
+        if left_out.is_empty() {
+            return;
+        }
+        let note = format!("not shown in this width: {}", left_out.join(", "));
+        for line in wrap_text(&note, terminal.width.unwrap_or(usize::MAX)) {
+            text.push_str(&terminal.paint(&line, Tone::Dim));
+            text.push('\n');
+        }
+    }
+
+    /// The table with rows of several lines, none wider than `most`.
+    fn to_folded_text(&self, widths: &[Option<usize>], most: usize, terminal: Terminal) -> String {
+        let natural = self.natural_widths();
+        let shown = (0..self.columns.len()).filter(|index| widths[*index].is_some());
+        let columns: Vec<FoldedColumn> = shown
+            .map(|index| {
+                let least = (self.columns[index].fit == Fit::Cut).then_some(CUT_LAST);
+                FoldedColumn { index, natural: natural[index], least }
+            })
+            .collect();
+        let layout = lay_out(&columns, most);
+        let mut text = String::new();
+        let names: Vec<&str> = self.columns.iter().map(|column| column.name).collect();
+        self.add_folded(&mut text, &layout, |index| (names[index], Tone::Head), terminal);
+        for row in &self.rows {
+            let cell = |index: usize| {
+                let tone = if self.columns[index].has_states { Tone::of_state(&row[index]) } else { Tone::Plain };
+                (row[index].as_str(), tone)
+            };
+            self.add_folded(&mut text, &layout, cell, terminal);
+        }
+        self.add_note(&mut text, widths, terminal);
+        text
+    }
+
+    fn add_folded<'c>(
+        &self,
+        text: &mut String,
+        layout: &[Vec<FoldedCell>],
+        cell: impl Fn(usize) -> (&'c str, Tone),
+        terminal: Terminal,
+    ) {
+        for (number, cells) in layout.iter().enumerate() {
+            let indent = indent_of(number);
+            if let [(index, width)] = cells.as_slice()
+                && self.columns[*index].fit != Fit::Cut
+            {
+                let (words, tone) = cell(*index);
+                for line in wrap_text(words, *width).iter().filter(|line| !line.is_empty()) {
+                    text.extend(std::iter::repeat_n(' ', indent));
+                    text.push_str(&terminal.paint(line, tone));
+                    text.push('\n');
+                }
+            } else if cells.iter().any(|(index, _)| !cell(*index).0.is_empty()) {
+                text.extend(std::iter::repeat_n(' ', indent));
+                let shown = cells.iter().map(|(index, width)| {
+                    let (words, tone) = cell(*index);
+                    (words, Some(*width), tone)
+                });
+                add_line(text, shown, terminal);
+            }
+        }
+    }
+
+    /// The width of the widest cell of each column.
+    fn natural_widths(&self) -> Vec<usize> {
         let mut natural: Vec<usize> = self.columns.iter().map(|column| column.name.width()).collect();
         for row in &self.rows {
             for (width, cell) in natural.iter_mut().zip(row) {
                 *width = (*width).max(cell.width());
             }
         }
+        natural
+    }
+
+    /// The width of each column; none for one that is left out.
+    fn fit(&self, width: Option<usize>) -> Vec<Option<usize>> {
+        let natural = self.natural_widths();
         let mut shown: Vec<Option<usize>> = natural.iter().copied().map(Some).collect();
         let Some(most) = width else { return shown };
         while total(&self.cut(&shown, most, CUT_FIRST)) > most {
@@ -219,6 +289,28 @@ mod tests {
                      db/\u{fffd}[2Jx  succeeded  0\n";
         assert_eq!(table().to_text(Terminal::NONE), lines);
         assert_eq!(table().to_text(at(200)), lines);
+    }
+
+    #[test]
+    fn a_row_that_is_wider_than_the_terminal_goes_on_below_it() {
+        let text = "job\n  outcome\n  reason\n\
+                    db/dump\n  failed\n  line 41 match…\n\
+                    db/\u{fffd}[2Jx\n  succeeded\n\
+                    not shown in\nthis width: exit\n";
+        assert_eq!(table().to_text(at(16)), text);
+        let mut table = Table::new(COLUMNS);
+        let name = format!("{}/{}", "group".repeat(10), "name".repeat(20));
+        let other = format!("{}/{}x", "group".repeat(10), "name".repeat(20));
+        for name in [&name, &other] {
+            table.add_row(vec![name.clone(), "failed".into(), "1".into(), "it failed for a reason".into()]);
+        }
+        for width in 14..200 {
+            let text = table.to_text(at(width));
+            assert!(text.lines().all(|line| line.width() <= width), "{width}: {text}");
+            let joined: String = text.split_whitespace().collect();
+            assert!(joined.contains(&name) && joined.contains(&other), "{width}: {text}");
+        }
+        assert!(table.to_text(Terminal::NONE).contains(&other));
     }
 
     #[test]

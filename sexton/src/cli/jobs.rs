@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use domain::job::Job;
+use domain::job::{Job, JobKey};
 use domain::jobs_file::fields;
 use domain::local_time::localize;
 use domain::schedule::{Schedule, ScheduleKind};
@@ -12,11 +12,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::exec_on_disk;
-use crate::cli::job_lookup::NamedJob;
+use crate::cli::job_lookup::{NamedJob, unknown_group, with_nearest_job};
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
+use crate::instant_arguments::parse_end;
 use crate::jobs_source::{JobsSource, Purpose, read_valid_jobs};
-use crate::print::{Printer, format_instant, format_pairs, parse_instant, parse_job_key};
+use crate::print::{Printer, format_instant, format_pairs, parse_job_key};
 use crate::text_table::{Column, Table};
 
 #[derive(Debug, Args)]
@@ -86,8 +87,8 @@ struct SetArguments {
 struct PauseArguments {
     #[command(flatten)]
     one: OneArguments,
-    /// Resume automatically at this instant
-    #[arg(long, value_name = "T")]
+    /// Resume automatically at this instant, like 2026-11-23T08:00:00Z, or after this duration, like 2h
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
     until: Option<String>,
     /// Reason shown to other users
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -123,6 +124,16 @@ async fn read_list(arguments: &JobsArguments) -> Result<Value, Failure> {
     }
 }
 
+/// # Errors
+/// Exit 2 if no job is in the group of the arguments.
+async fn check_group(arguments: &JobsArguments) -> Result<(), Failure> {
+    let Some(group) = arguments.group.as_ref().or(arguments.group_flag.as_ref()) else { return Ok(()) };
+    match unknown_group(&Client::find(&arguments.server).await?, group).await? {
+        Some(words) => Err(Failure::usage(words)),
+        None => Ok(()),
+    }
+}
+
 /// The row of a job of `exec`, which has no definition.
 fn exec_row(record: &Value) -> Vec<String> {
     let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or("?");
@@ -134,6 +145,9 @@ pub(crate) fn list(arguments: JobsArguments) -> Outcome {
     block_on(async {
         let mut answer = read_list(&arguments).await?;
         let Some(Value::Array(jobs)) = answer.get_mut("jobs").map(Value::take) else { return Err(unexpected_answer()) };
+        if jobs.is_empty() && answer.get("exec").is_none() && answer.get("no_server").is_none() {
+            check_group(&arguments).await?;
+        }
         let mut out = Printer::new();
         let mut table = Table::new(COLUMNS);
         for record in &jobs {
@@ -229,7 +243,7 @@ pub(crate) fn one(arguments: JobArguments) -> Outcome {
         JobCommand::Remove(one) => remove(&one),
         JobCommand::Resume(one) => post_action(&one, "resume", json!({}), "resumed"),
         JobCommand::Pause(PauseArguments { one, until, why }) => {
-            let until = until.map(|text| parse_future_instant(&text)).transpose()?;
+            let until = until.map(|text| parse_end(&text, Timestamp::now())).transpose()?;
             post_action(&one, "pause", json!({ "until": until, "why": why }), "paused")
         }
     }
@@ -240,7 +254,7 @@ fn show(arguments: &OneArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let key = job.find(&client).await?;
-        let answer = client.send(ApiRequest::get(&["jobs", &key.group, &key.name])).await?;
+        let answer = send_about(&client, &key, ApiRequest::get(&["jobs", &key.group, &key.name])).await?;
         let mut out = Printer::new();
         if arguments.json {
             out.print_json(&answer)?
@@ -263,6 +277,7 @@ fn describe(record: &Value) -> String {
     let never = job.map(|_| ("next", "never".to_owned()));
     let shown = |value: &Value| match value {
         Value::String(text) => text.clone(),
+        span if span.get("since").is_some() && span.get("why").is_some() => span_text(span),
         other => other.to_string(),
     };
     let packs = values.get("packs").and_then(Value::as_array).into_iter().flatten().filter_map(pack_row);
@@ -285,6 +300,16 @@ fn pack_row(entry: &Value) -> Option<(&str, String)> {
     Some(("pack", format!("{pack}: {reason}")))
 }
 
+/// A pause or a maintenance window: `since T, by user:ops, until T: the reason`.
+fn span_text(span: &Value) -> String {
+    let part = |name: &str, before: &str| match span.get(name).and_then(Value::as_str) {
+        Some(text) if !text.is_empty() => format!("{before}{text}"),
+        _ => String::new(),
+    };
+    ["since", "by", "until"].map(|name| part(name, &format!(", {name} "))).concat().trim_start_matches(", ").to_owned()
+        + &part("why", ": ")
+}
+
 fn set(arguments: &SetArguments) -> Outcome {
     let key = parse_job_key(&arguments.job)?;
     let source =
@@ -305,12 +330,21 @@ fn set(arguments: &SetArguments) -> Outcome {
     })
 }
 
+/// Sends a request about a job. Where the job does not exist, the failure names the nearest one.
+pub(crate) async fn send_about(client: &Client, key: &JobKey, request: ApiRequest<'_>) -> Result<Value, Failure> {
+    match client.send(request).await {
+        Err(failure) => Err(with_nearest_job(client, key, failure).await),
+        sent => sent,
+    }
+}
+
 fn post_action(arguments: &OneArguments, verb: &str, body: Value, done: &str) -> Outcome {
     let job = NamedJob::parse(&arguments.job)?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let key = job.find(&client).await?;
-        let answer = client.send(ApiRequest::post(&["jobs", &key.group, &key.name, verb], body)).await?;
+        let segments = ["jobs", &key.group, &key.name, verb];
+        let answer = send_about(&client, &key, ApiRequest::post(&segments, body)).await?;
         print_confirmation(&answer, arguments.json, &format!("{key} {done}"))
     })
 }
@@ -320,7 +354,7 @@ fn remove(arguments: &OneArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let key = job.find(&client).await?;
-        let answer = client.send(ApiRequest::delete(&["jobs", &key.group, &key.name])).await?;
+        let answer = send_about(&client, &key, ApiRequest::delete(&["jobs", &key.group, &key.name])).await?;
         print_confirmation(&answer, arguments.json, &format!("{key} removed"))
     })
 }
@@ -334,17 +368,6 @@ pub(crate) fn print_confirmation(answer: &Value, json: bool, message: &str) -> O
     }
     out.finish()?;
     Ok(SUCCESS)
-}
-
-/// Parses the value of `--until`: an instant, or a duration from now (`2h`).
-pub(crate) fn parse_future_instant(text: &str) -> Result<Timestamp, Failure> {
-    let now = Timestamp::now();
-    if let Ok(duration) = domain::units::parse_duration(text) {
-        let too_late =
-            |_| Failure::usage(format!("`{text}` from now is after the latest date; write a shorter duration"));
-        return now.checked_add(duration).map_err(too_late);
-    }
-    parse_instant(text, now).map_err(Failure::usage)
 }
 
 fn parse_job(record: &Value) -> Result<Job, Failure> {

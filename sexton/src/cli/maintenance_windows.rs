@@ -4,9 +4,11 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::jobs::{parse_future_instant, print_confirmation};
+use crate::cli::job_lookup::unknown_group;
+use crate::cli::jobs::print_confirmation;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
-use crate::failure::{Failure, Outcome, SUCCESS};
+use crate::failure::{Failure, Outcome, SUCCESS, print_error_line};
+use crate::instant_arguments::parse_end;
 use crate::print::{Printer, dash, format_instant};
 use crate::text_table::{Column, Table};
 
@@ -23,8 +25,8 @@ pub(crate) struct MaintenanceArguments {
     /// Only this group [default: all groups]
     #[arg(long, value_name = "G")]
     group: Option<String>,
-    /// End automatically at this instant; with `on`
-    #[arg(long, value_name = "T")]
+    /// End automatically at this instant, like 2026-11-23T08:00:00Z, or after this duration, like 2h; with `on`
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
     until: Option<String>,
     /// Reason shown to other users; with `on`
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -52,7 +54,7 @@ pub(crate) fn maintenance(arguments: MaintenanceArguments) -> Outcome {
 }
 
 fn switch(arguments: MaintenanceArguments, is_on: bool) -> Outcome {
-    let until = arguments.until.as_deref().map(parse_future_instant).transpose()?;
+    let until = arguments.until.as_deref().map(|text| parse_end(text, Timestamp::now())).transpose()?;
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let body = match is_on {
@@ -76,7 +78,14 @@ fn switch(arguments: MaintenanceArguments, is_on: bool) -> Outcome {
             }
             (false, _) => format!("maintenance of {scope} ended"),
         };
-        print_confirmation(&answer, arguments.json, &message)
+        let done = print_confirmation(&answer, arguments.json, &message)?;
+        // A window may be started before the first job of its group exists.
+        if let (true, Some(group)) = (is_on, &arguments.group)
+            && let Some(words) = unknown_group(&client, group).await?
+        {
+            print_error_line(&format!("warning: {words}"));
+        }
+        Ok(done)
     })
 }
 
@@ -114,7 +123,8 @@ fn list(arguments: &MaintenanceArguments) -> Outcome {
                 out.print_json(window)?;
             }
         } else if windows.is_empty() {
-            out.print_line("no maintenance window is on")?;
+            let of = arguments.group.as_ref().map_or_else(String::new, |group| format!(" of group {group}"));
+            out.print_line(&format!("no maintenance window{of} is on"))?;
         } else {
             let mut table = Table::new(COLUMNS);
             windows.iter().for_each(|window| table.add_row(row(window)));

@@ -4,23 +4,28 @@ use std::time::Duration;
 
 use clap::Args;
 use console::Undelivered;
+use domain::job::JobKey;
 use domain::local_time::localize;
 use domain::run::{Leaked, Outcome as RunOutcome, Run, RunId};
 use domain::units::format_lines;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cli::job_lookup::NamedJob;
+use crate::cli::job_lookup::{NamedJob, unknown_group, unknown_job};
+use crate::cli::jobs::send_about;
 use crate::cli::run_progress::{RunProgress, wait_until_ended};
 use crate::cli::runs_on_disk::{self, Filter};
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
+use crate::instant_arguments::parse_span;
 use crate::machine;
 use crate::print::{
-    Printer, dash, format_bytes, format_duration, format_instant, format_optional_instant, format_pairs, parse_instant,
-    parse_job_key,
+    Printer, dash, format_bytes, format_duration, format_instant, format_optional_instant, format_pairs, parse_job_key,
 };
 use crate::text_table::{Column, Table};
+
+/// The arguments of a span of nominal times.
+pub(crate) const SPAN: [&str; 2] = ["--since", "--until"];
 
 /// Runs fetched by one request. Chosen, not measured.
 const PAGE_RUNS_MAX: u64 = 500;
@@ -58,10 +63,10 @@ pub(crate) struct RunsArguments {
     #[arg(long, value_name = "O", value_parser = parse_outcome)]
     outcome: Option<RunOutcome>,
     /// Only runs with a nominal time at or after this instant: 2026-11-23T00:00:00Z, or 24h for 24 hours ago
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
     since: Option<String>,
     /// Only runs with a nominal time before this instant
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
     until: Option<String>,
     /// Maximum number of runs, newest first
     #[arg(short = 'n', long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -84,21 +89,6 @@ pub(crate) struct ShowArguments {
     json: bool,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct LedgerArguments {
-    /// Only runs with a nominal time at or after this instant or duration ago [default: all stored runs]
-    #[arg(long, value_name = "T")]
-    since: Option<String>,
-    /// Only runs with a nominal time before this instant
-    #[arg(long, value_name = "T")]
-    until: Option<String>,
-    #[command(flatten)]
-    server: ServerArguments,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 fn parse_outcome(text: &str) -> Result<RunOutcome, String> {
     RunOutcome::parse(text).ok_or_else(|| {
         let names = RunOutcome::ALL.map(RunOutcome::name);
@@ -113,7 +103,8 @@ pub(crate) fn start(arguments: RunArguments) -> Outcome {
     block_on(async {
         let client = Client::find(&arguments.server).await?;
         let key = job.find(&client).await?;
-        let started = client.send(ApiRequest::post(&["jobs", &key.group, &key.name, "run"], json!({}))).await?;
+        let segments = ["jobs", &key.group, &key.name, "run"];
+        let started = send_about(&client, &key, ApiRequest::post(&segments, json!({}))).await?;
         let run_id = parse_run(&started)?.run_id;
         let mut out = Printer::new();
         if !arguments.wait {
@@ -187,8 +178,7 @@ const COLUMNS: &[Column] = &[
 
 pub(crate) fn list(arguments: RunsArguments) -> Outcome {
     let now = Timestamp::now();
-    let since = parse_optional_instant(arguments.since.as_deref(), now)?;
-    let until = parse_optional_instant(arguments.until.as_deref(), now)?;
+    let [since, until] = parse_span(SPAN, [arguments.since.as_deref(), arguments.until.as_deref()], now)?;
     let (group, job) = group_and_job(arguments.job.as_deref())?;
     block_on(async {
         let client = match reachable_client(&arguments.server).await {
@@ -229,12 +219,31 @@ pub(crate) fn list(arguments: RunsArguments) -> Outcome {
                 break;
             }
         }
+        if remaining == arguments.limit
+            && let Some(words) = unknown_name(&client, group, job).await?
+        {
+            return Err(Failure::usage(words));
+        }
         if !arguments.json {
             out.print_table(&table)?;
         }
         out.finish()?;
         Ok(SUCCESS)
     })
+}
+
+/// The sentence about a group or a job without runs that does not exist either. A deleted job has runs.
+async fn unknown_name(client: &Client, group: Option<String>, job: Option<String>) -> Result<Option<String>, Failure> {
+    let any = ApiRequest::get(&["runs"]).with("group", group.clone()).with("job", job.clone()).with("limit", Some(1));
+    let answer = client.send(any).await?;
+    if answer.get("runs").and_then(Value::as_array).is_some_and(|runs| !runs.is_empty()) {
+        return Ok(None);
+    }
+    match (group, job) {
+        (Some(group), Some(name)) => unknown_job(client, &JobKey::new(group, name)).await,
+        (Some(group), None) => unknown_group(client, &group).await,
+        _ => Ok(None),
+    }
 }
 
 /// The client of a server that answers.
@@ -413,42 +422,6 @@ fn describe(run: &Run, answer: &Value) -> String {
     format_pairs(&rows)
 }
 
-pub(crate) fn ledger(arguments: LedgerArguments) -> Outcome {
-    let now = Timestamp::now();
-    let since = parse_optional_instant(arguments.since.as_deref(), now)?;
-    let until = parse_optional_instant(arguments.until.as_deref(), now)?;
-    block_on(async {
-        let client = Client::find(&arguments.server).await?;
-        let answer = client.send(ApiRequest::get(&["ledger"]).with("since", since).with("until", until)).await?;
-        let Some(adds_up) = answer.get("adds_up").and_then(Value::as_bool) else {
-            return Err(unexpected_answer("ledger"));
-        };
-        let mut out = Printer::new();
-        if arguments.json {
-            out.print_json(&answer)?;
-        } else {
-            out.print_bytes(ledger_text(&answer).as_bytes())?;
-        }
-        out.finish()?;
-        match adds_up {
-            true => Ok(SUCCESS),
-            false => {
-                Err(Failure::failed("the ledger does not add up: scheduled is not the sum of outcomes and open runs"))
-            }
-        }
-    })
-}
-
-fn ledger_text(answer: &Value) -> String {
-    let number = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or(0).to_string();
-    let mut rows = vec![("scheduled", number(answer.get("scheduled")))];
-    for outcome in RunOutcome::ALL {
-        rows.push((outcome.name(), number(answer.get("outcomes").and_then(|all| all.get(outcome.name())))));
-    }
-    rows.push(("open", number(answer.get("open"))));
-    format_pairs(&rows)
-}
-
 /// Checks a run id before it becomes part of a path or an address.
 ///
 /// # Errors
@@ -456,6 +429,9 @@ fn ledger_text(answer: &Value) -> String {
 pub(crate) fn valid_run_id(text: &str) -> Result<&str, Failure> {
     match RunId::is_valid(text) {
         true => Ok(text),
+        false if JobKey::parse(text).is_ok() => {
+            Err(Failure::usage(format!("`{text}` is a job, not a run id; `sexton runs {text}` lists its runs")))
+        }
         false => Err(Failure::usage(format!(
             "`{text}` is not a run id; write it as printed by `sexton runs`, like 20261123T075000Z-3f9a1c0e7b2d"
         ))),
@@ -468,10 +444,6 @@ fn group_and_job(text: Option<&str>) -> Result<(Option<String>, Option<String>),
         Some(text) if text.contains('/') => parse_job_key(text).map(|key| (Some(key.group), Some(key.name))),
         Some(group) => Ok((Some(group.to_owned()), None)),
     }
-}
-
-fn parse_optional_instant(text: Option<&str>, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
-    text.map(|text| parse_instant(text, now)).transpose().map_err(Failure::usage)
 }
 
 pub(crate) fn parse_run(record: &Value) -> Result<Run, Failure> {

@@ -18,10 +18,11 @@ use crate::cli::firing_lines::{self, FiringLine};
 use crate::configuration::{Configuration, load_packs};
 use crate::failure::{Failure, Outcome, SUCCESS, USAGE, print_error_line};
 use crate::host_zone;
+use crate::instant_arguments::{parse_instant, parse_span};
 use crate::jobs_source::{JobsSource, Purpose};
 use crate::known_names::{KnownNames, replaced_packs};
 use crate::mailer::mail_note;
-use crate::print::{self, OutputFormat, Printer, parse_instant};
+use crate::print::{self, OutputFormat, Printer};
 use crate::shared_names::JobOwners;
 use crate::source_list::{ExpandedSources, SourceList, read_valid_files};
 
@@ -37,7 +38,7 @@ pub(crate) struct NextArguments {
     #[arg(long, default_value = LOCAL, value_name = "TZ")]
     zone: String,
     /// Only firings after this instant [default: now]
-    #[arg(long, value_name = "INSTANT")]
+    #[arg(long, value_name = "INSTANT", allow_hyphen_values = true)]
     from: Option<String>,
     /// Number of firings
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=COUNT_MAX))]
@@ -62,8 +63,9 @@ pub(crate) fn next(arguments: NextArguments) -> Outcome {
     found.map_err(|why| Failure::usage(format!("{why}; write --zone, like --zone Europe/Paris")))?;
     let zone = zone_named(&name).map_err(Failure::usage)?;
     let context = Context { zone: &name, seed: "default/next", anchor: from };
-    let schedule = Schedule::parse(&arguments.expression, &context)
-        .map_err(|message| Failure::usage(format!("`{}`: {message}", arguments.expression)))?;
+    let schedule = Schedule::parse(&arguments.expression, &context).map_err(|message| {
+        Failure::usage(format!("`{}`: {message}{}", arguments.expression, job_hint(&arguments.expression)))
+    })?;
     let mut out = Printer::new();
     let count = usize::try_from(arguments.count).unwrap_or(usize::MAX);
     let firings: Vec<Firing> = schedule.firings(from).take(count).collect();
@@ -73,11 +75,10 @@ pub(crate) fn next(arguments: NextArguments) -> Outcome {
             OutputFormat::Json => {
                 out.print_json(&NextRecord { at: Some(firing.at), local: Some(local), note: firing.note.as_deref() })?
             }
-            OutputFormat::Text => out.print_line(&format!(
-                "{}\t{local}\t{}",
-                print::format_utc(firing.at),
-                firing.note.as_deref().unwrap_or_default()
-            ))?,
+            OutputFormat::Text => {
+                let note = firing.note.as_deref().unwrap_or_default();
+                out.print_fields(&[&print::format_utc(firing.at), &local, note])?
+            }
         }
     }
     if firings.len() < count {
@@ -88,7 +89,7 @@ pub(crate) fn next(arguments: NextArguments) -> Outcome {
         };
         match OutputFormat::new(arguments.json) {
             OutputFormat::Json => out.print_json(&NextRecord { at: None, local: None, note: Some(note) })?,
-            OutputFormat::Text => out.print_line(&format!("-\t-\t{note}"))?,
+            OutputFormat::Text => out.print_fields(&["-", "-", note])?,
         }
     }
     out.finish()?;
@@ -98,16 +99,23 @@ pub(crate) fn next(arguments: NextArguments) -> Outcome {
     Ok(SUCCESS)
 }
 
+/// The remedy for the name of a job in place of a schedule. Names of jobs have no blanks, schedules of cron have.
+fn job_hint(expression: &str) -> &'static str {
+    let is_name =
+        JobKey::parse(expression).is_ok() || expression.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
+    if is_name { "; `next` takes a schedule, `sexton job show` shows the next firing of a job" } else { "" }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PlanArguments {
     /// Crontab, directory of crontabs, or jobs file if the name ends in .toml; `-` reads a crontab from standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Only firings at or after this instant
-    #[arg(long, value_name = "INSTANT")]
+    #[arg(long, value_name = "INSTANT", allow_hyphen_values = true)]
     from: String,
     /// Only firings before this instant
-    #[arg(long, value_name = "INSTANT")]
+    #[arg(long, value_name = "INSTANT", allow_hyphen_values = true)]
     to: String,
     /// The crontab has a user column, like /etc/crontab
     #[arg(long)]
@@ -151,11 +159,10 @@ struct PlanRecord<'a> {
 
 pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
     let now = Timestamp::now();
-    let from = parse_instant(&arguments.from, now).map_err(Failure::usage)?;
-    let to = parse_instant(&arguments.to, now).map_err(Failure::usage)?;
-    if to <= from {
-        return Err(Failure::usage(format!("--to {} is not after --from {}; swap them", arguments.to, arguments.from)));
-    }
+    let texts = [Some(arguments.from.as_str()), Some(arguments.to.as_str())];
+    let [Some(from), Some(to)] = parse_span(["--from", "--to"], texts, now)? else {
+        return Err(Failure::usage("--from and --to are missing"));
+    };
     let jobs = read_all_jobs(named_sources(arguments.files, arguments.system))?;
     let mut out = Printer::new();
     let planned = plan::plan(&jobs, from, to)?;
@@ -165,7 +172,7 @@ pub(crate) fn plan(arguments: PlanArguments) -> Outcome {
         }
     } else {
         for line in firing_lines::join(planned) {
-            out.print_line(&plan_line(&line)?)?;
+            print_plan_line(&mut out, &line)?;
         }
     }
     out.finish()?;
@@ -179,7 +186,7 @@ fn plan_record<'a>(job: &'a Job, firing: &'a Firing) -> Result<PlanRecord<'a>, F
     Ok(PlanRecord { at: firing.at, local, group: &job.group, job: &job.name, delay: shown_delay(job), note })
 }
 
-fn plan_line(line: &FiringLine<'_>) -> Result<String, Failure> {
+fn print_plan_line(out: &mut Printer, line: &FiringLine<'_>) -> Result<(), Failure> {
     let PlanRecord { at, local, delay, note, .. } = plan_record(line.job, &line.first)?;
     let more = match &line.more {
         None => None,
@@ -192,7 +199,7 @@ fn plan_line(line: &FiringLine<'_>) -> Result<String, Failure> {
     };
     let delay = delay.map(|delay| format!("starts {delay} later"));
     let notes: Vec<&str> = [more.as_deref(), delay.as_deref(), note].into_iter().flatten().collect();
-    Ok(format!("{}\t{local}\t{}\t{}", print::format_utc(at), line.job.key(), notes.join("; ")))
+    out.print_fields(&[&print::format_utc(at), &local, &line.job.key().to_string(), &notes.join("; ")])
 }
 
 fn shown_delay(job: &Job) -> Option<String> {

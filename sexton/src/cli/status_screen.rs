@@ -14,12 +14,16 @@ use crate::cli::runs::{parse_run, state_name, unexpected_answer};
 use crate::cli::sinks::state_text;
 use crate::client::{ApiRequest, Client, ServerArguments, block_on};
 use crate::failure::{FAILED, Failure, Outcome, SUCCESS};
+use crate::folded_lines::wrap_text;
 use crate::print::{Printer, format_duration, format_elapsed, format_instant};
 use crate::terminal::Tone;
 use crate::text_table::{cut_text, replace_controls};
 
 /// Entries per part. Chosen: four parts fit a screen of 50 lines; commands name the rest.
 const ENTRIES_MAX: usize = 8;
+
+/// Lines of an entry on a terminal. Chosen: the longest name of a job fits in 40 columns, with its state.
+const TEXT_LINES_MAX: usize = 4;
 
 /// Width of the names of the parts.
 const HEAD_WIDTH: usize = 10;
@@ -69,12 +73,23 @@ struct ScreenLine {
 
 fn print_screen_line(out: &mut Printer, line: &ScreenLine) -> Result<(), Failure> {
     let text = replace_controls(line.text.clone());
-    let text = match out.width() {
-        Some(width) => cut_text(&text, width.saturating_sub(HEAD_WIDTH).max(HEAD_WIDTH)),
-        None => text,
-    };
-    let head = format!("{:<HEAD_WIDTH$}", line.part);
-    out.print_line(&format!("{}{}", out.paint(&head, Tone::Head), out.paint(&text, line.tone)))
+    for (index, text) in fit_text(&text, out.width()).iter().enumerate() {
+        let head = format!("{:<HEAD_WIDTH$}", if index == 0 { line.part } else { "" });
+        out.print_line(&format!("{}{}", out.paint(&head, Tone::Head), out.paint(text, line.tone)))?;
+    }
+    Ok(())
+}
+
+/// The text in lines that fit beside the names of the parts. A name near its start stays whole, a long reason does not.
+fn fit_text(text: &str, width: Option<usize>) -> Vec<String> {
+    let Some(width) = width else { return vec![text.to_owned()] };
+    let width = width.saturating_sub(HEAD_WIDTH).max(HEAD_WIDTH);
+    let mut lines = wrap_text(text, width);
+    if lines.len() > TEXT_LINES_MAX {
+        let rest = lines.split_off(TEXT_LINES_MAX - 1).join(" ");
+        lines.push(cut_text(&rest, width));
+    }
+    lines
 }
 
 fn screen(answer: &Value, backlogs: &[ExecBacklog], now: Timestamp) -> Result<Vec<ScreenLine>, Failure> {
@@ -158,7 +173,9 @@ fn troubles(answer: &Value) -> Vec<String> {
         let until = instant(window, "until").map_or_else(String::new, |at| format!(" until {}", format_instant(at)));
         let why = Some(text(window, "why")).filter(|why| !why.is_empty());
         let why = why.map_or_else(String::new, |why| format!(": {why}"));
-        found.push(format!("maintenance of {scope} since {since}{until}{why}"));
+        let by =
+            Some(text(window, "by")).filter(|by| !by.is_empty()).map_or_else(String::new, |by| format!(" by {by}"));
+        found.push(format!("maintenance of {scope} since {since}{by}{until}{why}"));
     }
     found
 }

@@ -17,7 +17,11 @@ const CRONTAB: &str = "\
 # sexton: name=gated group=c\n\
 0 3 * * * echo first; until [ -e GATE ]; do sleep 0.1; done; echo last\n\
 # sexton: name=nightly group=c\n\
-0 2 * * * exit 3\n";
+0 2 * * * exit 3\n\
+# sexton: name=LONG group=a-group-with-a-long-name\n\
+30 4 1-7 * * echo a command that is longer than a narrow terminal is wide\n";
+
+const LONG_NAME: &str = "a-name-that-alone-is-wider-than-forty-columns";
 
 struct Installation {
     folder: Folder,
@@ -27,7 +31,7 @@ struct Installation {
 impl Installation {
     fn start() -> Installation {
         let folder = Folder::new();
-        let tab = folder.write("crontab", &CRONTAB.replace("GATE", &folder.text("gate")));
+        let tab = folder.write("crontab", &CRONTAB.replace("GATE", &folder.text("gate")).replace("LONG", LONG_NAME));
         let up = Up::start(&folder.path("the state"), &["--crontab", &tab]);
         Installation { folder, up }
     }
@@ -104,7 +108,7 @@ fn a_job_is_named_by_its_name_alone_where_only_one_group_has_it() {
 fn status_shows_what_is_bad_what_runs_and_what_is_next() {
     let installation = Installation::start();
     let well = installation.run(&["status"]).expect(0).text();
-    for line in ["jobs      6 jobs, all well", "bad       nothing", "running   nothing", "behind    nothing"] {
+    for line in ["jobs      7 jobs, all well", "bad       nothing", "running   nothing", "behind    nothing"] {
         assert!(well.contains(line), "{line}: {well}");
     }
     assert!(well.contains("  c/nightly  in "), "{well}");
@@ -114,7 +118,7 @@ fn status_shows_what_is_bad_what_runs_and_what_is_next() {
     installation.run(&["run", "gated"]).expect(0);
     installation.up.wait_for_state("c/gated", "running");
     let bad = installation.run(&["status"]).expect(0).text();
-    for part in ["6 jobs: 2 bad", "default/lying  false_success for ", "exit code 3", "c/gated  running for "] {
+    for part in ["7 jobs: 2 bad", "default/lying  false_success for ", "exit code 3", "c/gated  running for "] {
         assert!(bad.contains(part), "{part}: {bad}");
     }
     let record = installation.up.records(&["status"]).remove(0);
@@ -139,17 +143,44 @@ fn a_terminal_gets_colours_and_lines_that_fit() {
     const ESCAPE: char = '\u{1b}';
     let installation = Installation::start();
     installation.run(&["run", "lying", "--wait"]).expect(1);
-    for columns in [76, 100, 140] {
-        for words in [&["runs"][..], &["jobs"], &["status"]] {
-            let text = installation.on_terminal(columns, &[("NO_COLOR", "1")], words);
+    let long_key = format!("a-group-with-a-long-name/{LONG_NAME}");
+    installation.run(&["run", LONG_NAME, "--wait"]).expect(0);
+    installation.run(&["maintenance", "on", "--until", "300d", "--why", "the machine moves to another room"]).expect(0);
+    let crontab = installation.folder.text("crontab");
+    let tables: [(&str, &[&str]); 9] = [
+        ("runs", &["default/lying", &long_key]),
+        ("jobs", &["default/lying", &long_key]),
+        ("status", &["default/lying"]),
+        ("sinks", &["file"]),
+        ("maintenance", &["the machine"]),
+        ("rules list", &["default"]),
+        ("next @daily", &["00:00:00"]),
+        (&format!("plan {crontab} --from 2026-01-01 --to 2026-01-03"), &["default/lying", &long_key]),
+        (&format!("runs {long_key}"), &[&long_key]),
+    ];
+    for columns in [40, 57, 76, 100, 140] {
+        for (words, parts) in &tables {
+            let words: Vec<&str> = words.split(' ').collect();
+            let text = installation.on_terminal(columns, &[("NO_COLOR", "1")], &words);
             assert!(!text.contains(ESCAPE), "{words:?}: {text}");
-            let longest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-            // The table of jobs has names, schedules and instants, which are never cut.
-            let most = if words == ["jobs"] { columns.max(90) } else { columns };
-            assert!(longest <= usize::try_from(most).expect("small"), "{words:?} at {columns}: {text}");
-            assert!(text.contains("default/lying"), "{words:?} at {columns}: {text}");
+            // A tab goes to the next multiple of 8.
+            let width = |line: &str| {
+                line.chars().fold(0, |at: usize, letter| if letter == '\t' { (at / 8 + 1) * 8 } else { at + 1 })
+            };
+            let longest = text.lines().map(width).max().unwrap_or(0);
+            assert!(longest <= usize::try_from(columns).expect("small"), "{words:?} at {columns}: {text}");
+            // Names are whole; those that are wider than the terminal are broken.
+            let joined: String = text.split_whitespace().collect();
+            for part in *parts {
+                let part: String = part.split_whitespace().collect();
+                assert!(joined.contains(&part), "`{part}` in {words:?} at {columns}: {text}");
+            }
         }
     }
+    for words in [&["runs"][..], &["jobs"]] {
+        assert!(installation.run(words).expect(0).text().contains(&format!("{long_key}  ")), "{words:?}");
+    }
+    installation.run(&["maintenance", "off"]).expect(0);
     assert!(installation.on_terminal(80, &[], &["runs"]).contains(ESCAPE));
     assert!(!installation.on_terminal(80, &[("TERM", "dumb")], &["runs"]).contains(ESCAPE));
     assert!(!installation.run(&["runs"]).expect(0).text().contains(ESCAPE));

@@ -3,6 +3,7 @@
 mod alert_channels;
 mod aws;
 mod background;
+mod bad_arguments;
 mod beside_cron;
 mod campaign;
 mod clients;
