@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use console::{Health, StoreFault};
 use domain::ports::Ports;
+use domain::system_error::plain_text;
 use embedded::{Embedded, FaultKind};
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -170,7 +171,7 @@ fn probe_folder(folder: &Path) -> Result<(), (String, String)> {
         io::ErrorKind::PermissionDenied => "the state directory refuses new files",
         _ => "the state directory cannot be written",
     };
-    Err((summary.to_owned(), format!("{}: {error}", folder.display())))
+    Err((summary.to_owned(), format!("{}: {}", folder.display(), plain_text(&error))))
 }
 
 /// Whether the file system has free inodes, or does not count them.

@@ -39,7 +39,9 @@ fn the_crontabs_of_debian_packages_have_no_fault_and_recognisable_names() {
             for warning in &found {
                 assert_eq!(text(warning, "level"), "warning", "{file}: {warning}");
             }
-            warned += found.len();
+            // The packages that make these users are not installed.
+            let is_surprising = |warning: &&Value| !text(warning, "message").contains("this host has no user");
+            warned += found.iter().filter(is_surprising).count();
             let window = ["--from", &window.0, "--to", &window.1];
             let plan = sexton(&[&["plan", "--system", "--json", &file][..], &window].concat()).expect(0).records();
             names.extend(plan.iter().map(|firing| text(firing, "job").to_owned()));

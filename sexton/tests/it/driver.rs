@@ -172,7 +172,11 @@ impl Up {
     pub(crate) fn records(&self, arguments: &[&str]) -> Vec<Value> {
         let mut all = arguments.to_vec();
         all.push("--json");
-        self.run(&all).expect(0).records()
+        let output = self.run(&all);
+        // A test may ask for the runs of a job before it is stored or has a run.
+        let is_early =
+            arguments.first() == Some(&"runs") && output.code == Some(2) && output.err.starts_with("no job ");
+        if is_early { Vec::new() } else { output.expect(0).records() }
     }
 
     /// Waits for a run of this job with this outcome.
