@@ -1,4 +1,4 @@
-//! `run`, `stop`, `runs`, `show` and `ledger`: shows, starts and stops runs through the API.
+//! `run`, `stop`, `runs` and `show`: shows, starts and stops runs through the API.
 
 use std::time::Duration;
 

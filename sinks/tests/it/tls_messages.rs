@@ -91,6 +91,12 @@ async fn a_certificate_that_is_refused_has_plain_words_and_a_remedy() {
             assert!(refused.contains(part), "{pin}: {refused}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_whose_kind_of_key_is_not_accepted_ends_the_handshake_and_the_fault_names_the_kinds() {
+    let Some(openssl) = Openssl::new() else { return };
+    openssl.self_signed("ca", "ca", None);
     // The certificate of a receiver that needs a kind of key that no client here accepts is never seen.
     for (name, key) in
         [("ed448", "-algorithm ED448"), ("secp256k1", "-algorithm EC -pkeyopt ec_paramgen_curve:secp256k1")]
@@ -124,7 +130,6 @@ fn the_verifier_of_the_machines_authorities_has_plain_words_too() {
 async fn a_key_or_client_certificate_that_cannot_be_used_is_named_with_its_kind() {
     let Some(openssl) = Openssl::new() else { return };
     openssl.self_signed("good", "good", None);
-    let pem = fs::read_to_string(openssl.path("good.pem")).expect("a certificate");
     for (name, key, kind) in [
         ("rsa1024", "-algorithm RSA -pkeyopt rsa_keygen_bits:1024", "an RSA key of 1024 bits"),
         ("ed448", "-algorithm ED448", "an Ed448 key"),
@@ -160,7 +165,13 @@ async fn a_key_or_client_certificate_that_cannot_be_used_is_named_with_its_kind(
         );
         assert!(other.contains(&kind), "{other}");
     }
-    // Damaged files: each is named, with what to do.
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_named_with_its_remedy() {
+    let Some(openssl) = Openssl::new() else { return };
+    openssl.self_signed("good", "good", None);
+    let pem = fs::read_to_string(openssl.path("good.pem")).expect("a certificate");
     let key = fs::read_to_string(openssl.path("good.key")).expect("a key");
     for (name, key, content, part) in [
         ("base64.pem", "ca_file", pem.replacen("MII", "M!I", 1), "that is not base64; copy the file again"),
