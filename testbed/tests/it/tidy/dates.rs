@@ -27,7 +27,12 @@ const CLOCK_IS_AN_ARGUMENT: &[(&str, &str)] = &[
     ("services/tests/it/", "world.rs gives the services and their store one clock, which the tests set"),
     ("channels/src/", "only the texts of an alert; a mail server and a receiver return them"),
     ("sexton/src/on_aws/cloudwatch_output.rs", "only the text of events"),
-    ("sexton/src/print.rs", "`parse_instant` takes the time"),
+    ("sexton/src/folded_lines.rs", "only the width of a text"),
+    ("sexton/src/instant_arguments.rs", "`parse_instant` and `parse_end` take the time"),
+    (
+        "sexton/tests/it/bad_arguments.rs",
+        "an end that has passed, a span without runs, the id of a run that never existed",
+    ),
     ("sexton/tests/it/commands.rs", "`next` and `plan` take the time as `--from` and `--to`"),
     ("sexton/tests/it/running.rs", "the id of a run that never existed, looked up by its whole id"),
     ("sexton/tests/it/zone_rules.rs", "`next` and `plan` take the time as `--from` and `--to`"),
