@@ -197,21 +197,22 @@ async fn the_calls_of_all_duties_are_the_same_after_an_hour() {
 
 #[tokio::test]
 async fn one_run_that_cannot_be_ended_stops_the_check_of_no_other() {
-    let mut jobs = Vec::new();
-    for name in ["a", "b", "c"] {
-        let mut job = job(name, "0 8 * * *");
-        job.start_within = Some(Duration::from_secs(120));
-        jobs.push(job);
-    }
-    let (world, store) = world_with(&jobs).await;
-    world.set("2026-11-23T08:00:00Z");
-    world.schedule().await;
-    world.set("2026-11-23T08:05:00Z");
-    store.treat(|write| (write.run.job == "a").then(|| WriteResult::Retry("throttled".to_owned())));
-    let open = overdue::list_open_runs(&world.ports).await.unwrap();
-    let error = overdue::tick(&world.ports, &open, world.now()).await.unwrap_err();
-    assert_eq!(error.to_string(), "throttled");
-    for (name, wanted) in [("a", "08:00 scheduled"), ("b", "08:00 missed"), ("c", "08:00 missed")] {
-        assert_eq!(world.history(name).await, [wanted], "{name}");
+    let names = ["a", "b", "c"];
+    let mut jobs: Vec<Job> = names.iter().map(|name| job(name, "0 8 * * *")).collect();
+    jobs.iter_mut().for_each(|job| job.start_within = Some(Duration::from_secs(120)));
+    // Each of them once, so that it is also the first that is checked.
+    for failing in names {
+        let (world, store) = world_with(&jobs).await;
+        world.set("2026-11-23T08:00:00Z");
+        world.schedule().await;
+        world.set("2026-11-23T08:05:00Z");
+        store.treat(move |write| (write.run.job == failing).then(|| WriteResult::Retry("throttled".to_owned())));
+        let open = overdue::list_open_runs(&world.ports).await.unwrap();
+        let error = overdue::tick(&world.ports, &open, world.now()).await.unwrap_err();
+        assert_eq!(error.to_string(), "throttled");
+        for name in names {
+            let wanted = if name == failing { "08:00 scheduled" } else { "08:00 missed" };
+            assert_eq!(world.history(name).await, [wanted], "{name} while {failing} fails");
+        }
     }
 }
