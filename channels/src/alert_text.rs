@@ -31,6 +31,7 @@ pub(crate) mod tests {
             ],
             rule: None,
             links: BTreeMap::from([("console".to_owned(), "https://cron.example.org/runs/1".to_owned())]),
+            digest: Vec::new(),
         }
     }
 

@@ -147,7 +147,7 @@ pub(crate) async fn apply(
     Json(request): Json<ApplyRequest>,
 ) -> ApiResult<Response> {
     let file = read_file(request)?;
-    check_names(&console, file.jobs.iter())?;
+    check_names(&console, file.jobs.iter()).await?;
     if !headers.get_all(ACCEPT).iter().any(|accepted| accepted.as_bytes() == LINES.as_bytes()) {
         let record = apply_file(&console, &caller, &file, &|_| {}).await?;
         return Ok(Json(record).into_response());

@@ -1,5 +1,7 @@
 //! `/api/jobs`: lists and changes jobs, one at a time.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::extract::{Path, State};
 use domain::fault::nearest_name;
 use domain::job::{Job, JobKey, Pause};
@@ -152,7 +154,7 @@ pub(crate) async fn put(
             job.key()
         )));
     }
-    check_names(&console, [job.clone()])?;
+    check_names(&console, [job.clone()]).await?;
     let job = commands::put(&console.ports, &job, console.now()).await?;
     caller.log(format_args!("job {key} stored"));
     (console.nudge)();
@@ -166,10 +168,24 @@ const NAMES_LISTED_MAX: usize = 20;
 ///
 /// # Errors
 /// 422 with one line for each unknown name.
-pub(crate) fn check_names(console: &Console, jobs: impl IntoIterator<Item = Job>) -> ApiResult<()> {
-    let unknown_of =
-        |job: Job| (console.check_job)(&job).into_iter().map(move |name| format!("job {}: {name}", job.key()));
-    let mut unknown: Vec<String> = jobs.into_iter().flat_map(unknown_of).collect();
+pub(crate) async fn check_names(console: &Console, jobs: impl IntoIterator<Item = Job>) -> ApiResult<()> {
+    let mut unknown: Vec<String> = Vec::new();
+    // Many jobs name the same few channels.
+    let mut named: BTreeMap<String, BTreeSet<JobKey>> = BTreeMap::new();
+    for job in jobs {
+        let problems = (console.check_job)(&job).into_iter();
+        unknown.extend(problems.map(|problem| format!("job {}: {problem}", job.key())));
+        for channel in &job.alert.channels {
+            named.entry(channel.clone()).or_default().insert(job.key());
+        }
+    }
+    if !named.is_empty() {
+        let absent = console.channels.unknown(&named.keys().cloned().collect()).await;
+        for (channel, problem) in absent {
+            let keys = named.remove(&channel).unwrap_or_default();
+            unknown.extend(keys.into_iter().map(|key| format!("job {key}: {problem}")));
+        }
+    }
     if unknown.is_empty() {
         return Ok(());
     }

@@ -47,6 +47,7 @@ mod runner;
 mod runs;
 mod wrong_tokens;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -199,6 +200,21 @@ pub struct PackReason {
 /// Returns the rule packs that a job names, or `auto` chooses by its command.
 pub type PackChoice = Arc<dyn Fn(&Job) -> Vec<PackReason> + Send + Sync>;
 
+/// Finds alert channels that do not exist, where that needs calls.
+#[async_trait]
+pub trait ChannelNames: Send + Sync {
+    /// Returns one sentence for each of these names that does not exist, by name.
+    async fn unknown(&self, names: &BTreeSet<String>) -> BTreeMap<String, String>;
+}
+
+/// The channels are known to [`JobCheck`], or not at all.
+#[async_trait]
+impl ChannelNames for () {
+    async fn unknown(&self, _: &BTreeSet<String>) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+}
+
 /// Stops a run whose runner is in this process; the text names the requester.
 pub type StopNow = Arc<dyn Fn(&RunId, &str) + Send + Sync>;
 
@@ -225,6 +241,8 @@ pub struct Console {
     pub check_job: JobCheck,
     /// Names the rule packs of a job, with the packs of this process.
     pub choose_packs: PackChoice,
+    /// Checks the alert channels of jobs that are stored, where [`JobCheck`] does not know them.
+    pub channels: Arc<dyn ChannelNames>,
     /// Called when an entry may be due before the scheduler's next tick.
     pub nudge: Arc<dyn Fn() + Send + Sync>,
     /// Called with the run and the requester after a stop request was stored. Stops the run at once where its runner

@@ -6,6 +6,7 @@
 
 pub mod blocked;
 pub mod channel_progress;
+pub mod digest;
 pub mod wording;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::job::{AlertPolicy, JobKey};
 use crate::run::{ExcerptLine, Outcome, RunId};
 use channel_progress::ChannelProgress;
+use digest::DigestEntry;
 
 /// Changes of [`Status`] within [`FLAP_WINDOW`] that make a job flapping. Chosen: with three failures and three
 /// recoveries a day, single alerts are no longer read.
@@ -139,6 +141,9 @@ pub struct Alert {
     pub rule: Option<String>,
     /// Addresses by name: `console`, `cloudwatch`, `graylog`, as configured.
     pub links: BTreeMap<String, String>,
+    /// The alerts of a digest. Not part of the JSON, where `reason` names them.
+    #[serde(skip)]
+    pub digest: Vec<DigestEntry>,
 }
 
 /// Whether a job fails, by its alert policy.

@@ -2,16 +2,17 @@
 //! invokes the Lambda. The router's token is a random one that only this process knows: it is added to requests with a
 //! signer, and the router refuses all others.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use aws::Aws;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{self, Next};
-use console::{Console, LogOutput, LogQuery, Logs, Peer, Sinks};
-use domain::ports::Ports;
+use console::{ChannelNames, Console, LogOutput, LogQuery, Logs, Peer, Sinks};
 use domain::run::Run;
 use jiff::Timestamp;
 use lambda_http::request::RequestContext;
@@ -21,13 +22,13 @@ use serde_json::Value;
 ///
 /// # Errors
 /// Returns an error if the system has no random bytes for the token.
-pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
+pub fn router(aws: Aws) -> Result<Router, getrandom::Error> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)?;
     let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let bearer = HeaderValue::try_from(format!("Bearer {token}")).unwrap_or(HeaderValue::from_static(""));
     let console = Console {
-        ports,
+        ports: aws.ports.clone(),
         logs: Arc::new(NoLocalOutput),
         sinks: Arc::new(NoLocalOutput),
         sources: Arc::new(Vec::new),
@@ -35,13 +36,14 @@ pub fn router(ports: Ports) -> Result<Router, getrandom::Error> {
         token: token.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_bytes),
-        // Packs and channels are those of the runners and topics.
+        // Rule packs are those of the runners.
         check_job: Arc::new(|_| Vec::new()),
         choose_packs: Arc::new(|job| {
             let chosen = rules::choose_packs(&rules::Packs::builtin(), &job.rules, &job.command);
             let reasons = chosen.names.into_iter().zip(chosen.reasons);
             reasons.map(|(pack, reason)| console::PackReason { pack, reason }).collect()
         }),
+        channels: Arc::new(Topics(aws)),
         // The scheduler ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
         stop_now: Arc::new(|_, _| {}),
@@ -78,6 +80,19 @@ fn random_bytes() -> [u8; 6] {
         bytes.copy_from_slice(&Timestamp::now().as_nanosecond().to_le_bytes()[..6]);
     }
     bytes
+}
+
+/// The alert channels: topics of the installation.
+struct Topics(Aws);
+
+#[async_trait]
+impl ChannelNames for Topics {
+    async fn unknown(&self, names: &BTreeSet<String>) -> BTreeMap<String, String> {
+        self.0.unknown_channels(names).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the alert channels of a job are not checked");
+            BTreeMap::new()
+        })
+    }
 }
 
 /// Output and sinks are on the runners. Shipped output is read from its sink.

@@ -22,6 +22,10 @@ use services::{collector, release};
 use crate::scheduler::send_alerts;
 use crate::senders::{SenderCheck, Senders};
 
+/// Messages to a topic after one batch. Five a second are published, and the Lambda has 30 s; the scheduler's tick
+/// sends the rest.
+const MESSAGES_MAX: u32 = 40;
+
 /// Collects batches of reports.
 pub struct Collector<'c> {
     /// All ports but `reports`, which the batch replaces.
@@ -139,7 +143,7 @@ impl Collector<'_> {
         if let Err(error) = release::release_jobs(self.ports, &summary.ended_jobs, now).await {
             tracing::warn!(%error, "cannot release held runs; the next tick releases them");
         }
-        if let Err(error) = send_alerts(self.ports, self.notifier, self.worker, now).await {
+        if let Err(error) = send_alerts(self.ports, self.notifier, self.worker, MESSAGES_MAX, now).await {
             tracing::warn!(%error, "cannot send alerts; the next tick sends them");
         }
     }

@@ -4,13 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use aws::{Aws, Options};
+use aws::{ALERTS_CHANNEL, Aws, Options};
 use services::pruner::RetentionPolicy;
 
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// The only alert channel of an installation on AWS. Operators subscribe to its topic.
-pub const ALERTS_CHANNEL: &str = "alerts";
 
 /// The variables that `template.yaml` sets. All are optional.
 #[derive(Clone, Debug)]

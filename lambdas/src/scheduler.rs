@@ -12,9 +12,8 @@ use domain::ports::{Notifier, Ports};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
+use services::alert_batch::BatchLimits;
 use services::{Links, alerts, liveness, overdue, release, scheduler, sweep};
-
-use crate::environment::ALERTS_CHANNEL;
 
 /// Calls of the scheduler service in one tick, if more is due than one call takes. Chosen: 200,000 firings; the next
 /// tick fires the rest.
@@ -29,6 +28,9 @@ const DUTIES_RESERVE: Duration = Duration::from_secs(30);
 
 /// Time for what a duty must store after its last call. Chosen: more than the timeout of one call.
 const STATE_RESERVE: Duration = Duration::from_secs(5);
+
+/// Messages to a topic in one tick. Five a second are published, which takes [`DUTIES_RESERVE`].
+const MESSAGES_MAX: u32 = 150;
 
 /// Event of the scheduler's Lambda.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +154,7 @@ impl Scheduler<'_> {
             Err(error) => duties.push(("release, overdue and liveness", Err(error))),
         }
         duties.push(("sweep", sweep::tick(ports, now).await.map(drop)));
-        duties.push(("alerts", send_alerts(ports, self.notifier, self.worker, now).await));
+        duties.push(("alerts", send_alerts(ports, self.notifier, self.worker, MESSAGES_MAX, now).await));
         let mut first = Ok(());
         for (duty, outcome) in duties {
             if let Err(error) = outcome {
@@ -185,18 +187,22 @@ impl Scheduler<'_> {
     }
 }
 
-/// Sends pending alerts.
+/// Sends pending alerts, at most `messages_max` messages to each topic.
 ///
 /// # Errors
 /// Returns the port's error; the next tick retries.
-pub async fn send_alerts(ports: &Ports, notifier: &dyn Notifier, worker: &str, now: Timestamp) -> services::Result<()> {
-    let (channels, links) = ([ALERTS_CHANNEL.to_owned()], Links::default());
-    let worker =
-        alerts::AlertWorker { notifier, channels: &channels, links: &links, name: worker, limits: Default::default() };
-    let summary = alerts::tick(ports, &worker, now).await?;
-    if summary.given_up > 0 {
-        tracing::error!(alerts = summary.given_up, "alerts given up: publishing to the topic kept failing");
-    }
+pub async fn send_alerts(
+    ports: &Ports,
+    notifier: &dyn Notifier,
+    worker: &str,
+    messages_max: u32,
+    now: Timestamp,
+) -> services::Result<()> {
+    // Channels are topics, which the notifier finds.
+    let (channels, links) = ([], Links::default());
+    let limits = BatchLimits::by_group(messages_max);
+    let worker = alerts::AlertWorker { notifier, channels: &channels, links: &links, name: worker, limits };
+    alerts::tick(ports, &worker, now).await?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use domain::run::{Run, RunKey};
 use jiff::Timestamp;
 
 use crate::alert_message;
+use crate::alert_rates::{GroupLimits, plan_by_group};
 use crate::alerts::AlertWorker;
 use crate::settings::{self, ALERT_RATE, AlertRate};
 use crate::{Result, error::CONFLICTS_MAX};
@@ -18,16 +19,28 @@ use crate::{Result, error::CONFLICTS_MAX};
 pub struct BatchLimits {
     /// Alerts due together that are sent as single messages; more become digests. Chosen: an operator reads five.
     pub singles_max: usize,
-    /// Messages in one minute by all workers together; what exceeds them becomes one digest of all groups. Chosen: an
-    /// operator cannot read more. Amazon SNS suspends a mail subscription at ten messages a second.
+    /// Messages in one minute by all workers together; what exceeds them becomes a digest. Chosen: an operator cannot
+    /// read more. Amazon SNS suspends a mail subscription at ten messages a second.
     pub messages_per_minute_max: u32,
-    /// Digests of all groups in one minute. When they are used up, alerts wait for the next minute.
+    /// Digests in one minute beyond those messages. When they are used up, alerts wait for the next minute.
     pub digests_per_minute_max: u32,
+    /// Whether the limits above are those of each group, because subscribers can choose groups. No message then has
+    /// alerts of two groups.
+    pub by_group: Option<GroupLimits>,
 }
 
 impl Default for BatchLimits {
     fn default() -> BatchLimits {
-        BatchLimits { singles_max: 5, messages_per_minute_max: 10, digests_per_minute_max: 1 }
+        BatchLimits { singles_max: 5, messages_per_minute_max: 10, digests_per_minute_max: 1, by_group: None }
+    }
+}
+
+impl BatchLimits {
+    /// Limits for channels whose subscribers choose groups, with at most this number of messages to a channel in one
+    /// call.
+    pub fn by_group(messages_per_call_max: u32) -> BatchLimits {
+        let by_group = Some(GroupLimits { messages_per_call_max, ..GroupLimits::default() });
+        BatchLimits { by_group, ..BatchLimits::default() }
     }
 }
 
@@ -41,6 +54,14 @@ pub enum PlannedMessage {
 }
 
 impl PlannedMessage {
+    /// One message for these alerts.
+    pub(crate) fn of(indexes: Vec<usize>) -> PlannedMessage {
+        match indexes.as_slice() {
+            [index] => PlannedMessage::Single(*index),
+            _ => PlannedMessage::Digest(indexes),
+        }
+    }
+
     fn members(&self) -> &[usize] {
         match self {
             PlannedMessage::Single(index) => std::slice::from_ref(index),
@@ -59,11 +80,7 @@ pub fn plan_messages(groups: &[&str], singles_max: usize) -> Vec<PlannedMessage>
     for (index, group) in groups.iter().enumerate() {
         by_group.entry(group).or_default().push(index);
     }
-    let message = |indexes: Vec<usize>| match indexes.as_slice() {
-        [index] => PlannedMessage::Single(*index),
-        _ => PlannedMessage::Digest(indexes),
-    };
-    by_group.into_values().map(message).collect()
+    by_group.into_values().map(PlannedMessage::of).collect()
 }
 
 /// What the limit per minute allows.
@@ -100,17 +117,15 @@ pub async fn send_batch(
     batch: &[&Transition],
     now: Timestamp,
 ) -> Result<Vec<Delivery>> {
-    let groups: Vec<&str> = batch.iter().map(|transition| transition.group.as_str()).collect();
-    let mut messages = plan_messages(&groups, worker.limits.singles_max);
+    let names_bytes_max = worker.notifier.reason_bytes_max(channel);
+    let plan = match &worker.limits.by_group {
+        None => plan_for_channel(ports, &worker.limits, channel, batch, now).await?,
+        Some(limits) => plan_by_group(ports, &worker.limits, limits, channel, batch, names_bytes_max, now).await?,
+    };
+    let BatchPlan { mut messages, mut deliveries } = plan;
     // An alert that failed before must not keep the others waiting again.
     messages.sort_by_key(|message| message.members().iter().map(|index| batch[*index].tries_of(channel)).max());
-    match take_allowance(ports, &worker.limits, channel, messages.len() as u32, now).await? {
-        Allowance::Planned => {}
-        Allowance::OneDigest => messages = vec![PlannedMessage::Digest((0..batch.len()).collect())],
-        Allowance::NextMinute(minute) => return Ok(batch.iter().map(|_| Delivery::Waits(minute)).collect()),
-    }
     let runs = load_runs(ports, batch, &messages).await?;
-    let mut deliveries: Vec<Delivery> = batch.iter().map(|_| Delivery::Unsent).collect();
     for message in messages {
         let alert = match &message {
             PlannedMessage::Single(index) => {
@@ -119,8 +134,7 @@ pub async fn send_batch(
             }
             PlannedMessage::Digest(indexes) => {
                 let members: Vec<&Transition> = indexes.iter().map(|index| batch[*index]).collect();
-                let bytes_max = worker.notifier.reason_bytes_max(channel);
-                alert_message::build_digest(&members, worker.links, bytes_max)
+                alert_message::build_digest(&members, worker.links, names_bytes_max)
             }
         };
         let sent = worker.notifier.notify(channel, &alert).await;
@@ -140,6 +154,33 @@ pub async fn send_batch(
     Ok(deliveries)
 }
 
+/// The messages of a batch, and the result of each alert as far as it is known: what is in no message waits.
+pub(crate) struct BatchPlan {
+    pub(crate) messages: Vec<PlannedMessage>,
+    pub(crate) deliveries: Vec<Delivery>,
+}
+
+async fn plan_for_channel(
+    ports: &Ports,
+    limits: &BatchLimits,
+    channel: &str,
+    batch: &[&Transition],
+    now: Timestamp,
+) -> Result<BatchPlan> {
+    let groups: Vec<&str> = batch.iter().map(|transition| transition.group.as_str()).collect();
+    let mut messages = plan_messages(&groups, limits.singles_max);
+    let mut deliveries: Vec<Delivery> = batch.iter().map(|_| Delivery::Unsent).collect();
+    match take_allowance(ports, limits, channel, messages.len() as u32, now).await? {
+        Allowance::Planned => {}
+        Allowance::OneDigest => messages = vec![PlannedMessage::Digest((0..batch.len()).collect())],
+        Allowance::NextMinute(minute) => {
+            messages.clear();
+            deliveries.fill_with(|| Delivery::Waits(minute));
+        }
+    }
+    Ok(BatchPlan { messages, deliveries })
+}
+
 /// Takes from this minute's allowance of the channel, which all workers share.
 async fn take_allowance(
     ports: &Ports,
@@ -148,8 +189,7 @@ async fn take_allowance(
     wanted: u32,
     now: Timestamp,
 ) -> Result<Allowance> {
-    let minute = now.as_second().div_euclid(60);
-    let next = Timestamp::from_second((minute + 1) * 60).unwrap_or(Timestamp::MAX);
+    let (minute, next) = minute_of(now);
     for _ in 0..CONFLICTS_MAX {
         let mut rate = settings::read::<AlertRate>(ports, format!("{ALERT_RATE}:{channel}")).await?;
         if rate.value.minute != minute {
@@ -169,6 +209,12 @@ async fn take_allowance(
         }
     }
     Ok(Allowance::NextMinute(next))
+}
+
+/// The number of the minute, and the instant at which the next one begins.
+pub(crate) fn minute_of(now: Timestamp) -> (i64, Timestamp) {
+    let minute = now.as_second().div_euclid(60);
+    (minute, Timestamp::from_second((minute + 1) * 60).unwrap_or(Timestamp::MAX))
 }
 
 fn run_key(transition: &Transition) -> Option<RunKey> {

@@ -1,7 +1,8 @@
 //! Builds an alert from its transition and its run. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use domain::alert::digest::{DigestEntry, digest_text};
 use domain::alert::{Alert, AlertKind, Transition};
 use domain::run::{ExcerptLine, Run, Severity};
 
@@ -79,6 +80,7 @@ pub fn build_alert(transition: &Transition, run: Option<&Run>, links: &Links) ->
         excerpt,
         rule: rule.map(|hit| hit.rule.clone()),
         links: links.fill(transition, run),
+        digest: Vec::new(),
     }
 }
 
@@ -130,6 +132,7 @@ fn cut_text(text: &str, bytes_max: usize) -> &str {
 /// are counted.
 pub fn build_digest(transitions: &[&Transition], links: &Links, bytes_max: usize) -> Alert {
     let group = transitions.first().map(|transition| transition.group.clone()).unwrap_or_default();
+    let digest: Vec<DigestEntry> = transitions.iter().map(|transition| DigestEntry::from(*transition)).collect();
     let one_group = transitions.iter().all(|transition| transition.group == group);
     let no_run =
         Transition::new(String::new(), AlertKind::Digest, &domain::job::JobKey::new("", ""), "", jiff::Timestamp::MIN);
@@ -140,7 +143,7 @@ pub fn build_digest(transitions: &[&Transition], links: &Links, bytes_max: usize
         run_id: None,
         nominal: None,
         outcome: None,
-        reason: digest_reason(transitions, bytes_max),
+        reason: digest_text(&digest, bytes_max),
         exit_code: None,
         host: None,
         since: transitions.iter().filter_map(|transition| transition.since).min(),
@@ -148,38 +151,6 @@ pub fn build_digest(transitions: &[&Transition], links: &Links, bytes_max: usize
         excerpt: Vec::new(),
         rule: None,
         links: links.fill(&no_run, None),
+        digest,
     }
-}
-
-/// Bytes for the counts of jobs that are not named, in the text of a digest.
-const UNNAMED_BYTES: usize = 40;
-
-fn digest_reason(transitions: &[&Transition], bytes_max: usize) -> String {
-    let mut kinds: BTreeMap<AlertKind, (usize, BTreeSet<String>)> = BTreeMap::new();
-    for transition in transitions {
-        let (count, jobs) = kinds.entry(transition.kind).or_default();
-        *count += 1;
-        jobs.insert(transition.key().to_string());
-    }
-    let mut text = format!("{} alerts at once", transitions.len());
-    // The number of each kind is named even where its jobs are not.
-    let mut room = bytes_max.saturating_sub(text.len() + kinds.len() * 2 * UNNAMED_BYTES);
-    for (position, (kind, (count, jobs))) in kinds.iter().enumerate() {
-        let separator = if position == 0 { ":" } else { ";" };
-        text.push_str(&format!("{separator} {count} {}", kind.name()));
-        let mut unnamed = 0;
-        for (index, job) in jobs.iter().enumerate() {
-            if unnamed > 0 || job.len() + 2 > room {
-                unnamed += 1;
-                continue;
-            }
-            room -= job.len() + 2;
-            text.push_str(if index == 0 { ": " } else { ", " });
-            text.push_str(job);
-        }
-        if unnamed > 0 {
-            text.push_str(&format!(" and {unnamed} more"));
-        }
-    }
-    text
 }

@@ -14,7 +14,7 @@ use domain::ports::{AlertStep, Notifier, PortError, Ports, StateChange};
 use jiff::Timestamp;
 
 use crate::alert_batch::{BatchLimits, Delivery, send_batch};
-use crate::alert_delivery::{ChannelHealth, awaited_channels, conclude, record_delivery};
+use crate::alert_delivery::{BACKOFF_MIN, ChannelHealth, awaited_channels, conclude, record_delivery};
 use crate::alert_message::Links;
 use crate::new_runs::saturating_add;
 use crate::run_end::load_jobs;
@@ -52,7 +52,7 @@ pub struct AlertSummary {
 pub struct AlertWorker<'s> {
     /// Sends one alert to one channel.
     pub notifier: &'s dyn Notifier,
-    /// The names of all channels. An alert that names none is sent to all.
+    /// The names of all channels, for [`Notifier::route`].
     pub channels: &'s [String],
     /// The links shown in each alert.
     pub links: &'s Links,
@@ -75,11 +75,15 @@ pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Re
     }
     summary.overtaken = overtaken.len() as u32;
     let mut failed: Option<Error> = None;
+    let routes = find_routes(worker, &due, &mut failed).await;
     let mut health = ChannelHealth::default();
     let mut digested = BTreeSet::new();
-    for (position, channel) in worker.channels.iter().enumerate() {
-        let is_due = |transition: &Transition| is_due_for(transition, channel, worker.channels, now);
-        let indexes: Vec<usize> = (0..due.len()).filter(|index| is_due(&due[*index])).collect();
+    let channels: BTreeSet<&String> = routes.iter().flatten().collect();
+    let mut others = channels.clone();
+    for channel in channels {
+        others.remove(channel);
+        let is_due = |index: &usize| is_due_for(&due[*index], channel, &routes[*index], now);
+        let indexes: Vec<usize> = (0..due.len()).filter(is_due).collect();
         if indexes.is_empty() {
             continue;
         }
@@ -97,26 +101,47 @@ pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Re
             record_delivery(&mut due[*index], channel, delivery, now);
         }
         // The next channel can take longer than this process lives.
-        let others = &worker.channels[position + 1..];
-        let is_awaited = |transition: &Transition| {
-            others.iter().any(|channel| is_due_for(transition, channel, worker.channels, now))
-        };
+        let is_awaited =
+            |index: &usize| others.iter().any(|other| is_due_for(&due[*index], other, &routes[*index], now));
         let unfinished: Vec<Transition> =
-            indexes.into_iter().map(|index| &due[index]).filter(|due| is_awaited(due)).cloned().collect();
+            indexes.into_iter().filter(is_awaited).map(|index| due[index].clone()).collect();
         if let Err(error) = store_progress(ports, worker.name, &unfinished, now).await {
             failed.get_or_insert(error);
         }
     }
     summary.digested = digested.len() as u32;
     for (index, transition) in due.iter_mut().enumerate() {
-        conclude(transition, worker.channels, digested.contains(&index), &mut summary);
+        match routes[index].as_slice() {
+            [] => transition.not_before = saturating_add(now, BACKOFF_MIN),
+            route => conclude(transition, route, digested.contains(&index), &mut summary),
+        }
     }
     store_results(ports, worker.name, &[overtaken, due].concat(), now).await?;
     failed.map_or(Ok(summary), Err)
 }
 
-fn is_due_for(transition: &Transition, channel: &str, all: &[String], now: Timestamp) -> bool {
-    let awaited = awaited_channels(transition, all);
+/// The channels of each alert; none where they cannot be found now.
+async fn find_routes(worker: &AlertWorker<'_>, due: &[Transition], failed: &mut Option<Error>) -> Vec<Vec<String>> {
+    let mut known: BTreeMap<(&str, &[String]), Vec<String>> = BTreeMap::new();
+    for transition in due {
+        let key = (transition.group.as_str(), transition.channels.as_slice());
+        if known.contains_key(&key) {
+            continue;
+        }
+        let route = worker.notifier.route(key.0, key.1, worker.channels).await.unwrap_or_else(|error| {
+            tracing::warn!(group = key.0, %error, "cannot find the channels of an alert; retrying");
+            failed.get_or_insert(error.into());
+            Vec::new()
+        });
+        known.insert(key, route);
+    }
+    let route_of =
+        |transition: &Transition| known[&(transition.group.as_str(), transition.channels.as_slice())].clone();
+    due.iter().map(route_of).collect()
+}
+
+fn is_due_for(transition: &Transition, channel: &str, route: &[String], now: Timestamp) -> bool {
+    let awaited = awaited_channels(transition, route);
     awaited.iter().any(|(name, retry_at)| name == channel && retry_at.is_none_or(|at| at <= now))
 }
 

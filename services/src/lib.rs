@@ -31,6 +31,7 @@
 pub mod alert_batch;
 pub mod alert_delivery;
 pub mod alert_message;
+pub mod alert_rates;
 pub mod alerts;
 pub mod boot;
 mod chunk_plan;

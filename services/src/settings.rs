@@ -148,6 +148,7 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::*;
+    use crate::alert_rates::{ALERT_RATES, ChannelRates, GroupRate};
     use crate::maintenance::{Window, Windows};
     use crate::scheduler::zone_changes::{ZONES, ZoneDigests};
 
@@ -172,6 +173,8 @@ mod tests {
         golden(BOOT, &BootState { boot_id: "b".to_owned(), booted_at: Some(at(1)), done: true });
         golden(SWEEP, &SweepState { swept_at: Some(at(1)) });
         golden(ALERT_RATE, &AlertRate { minute: 1, messages: 2, digests: 3 });
+        let group = GroupRate { messages: 4, digests: 1, window: 60, in_window: 9 };
+        golden(ALERT_RATES, &ChannelRates { minute: 1, messages: 9, groups: [("db".to_owned(), group)].into() });
         golden(PRUNER, &PrunerState { after: Some(Cursor("opaque".to_owned())), removed_part: 0 });
         golden("removed_jobs", &crate::removed_jobs::sample(at(1)));
         let window = Window {

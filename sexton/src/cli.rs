@@ -3,6 +3,7 @@
 mod apply_files;
 mod apply_progress;
 mod check;
+mod check_installation;
 mod check_references;
 mod check_sources;
 pub(crate) mod exec;

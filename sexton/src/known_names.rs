@@ -1,12 +1,14 @@
 //! Checks the names that jobs refer to: rule packs and alert channels. Used by `lint`, `check`, `up` and its API.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use domain::document::{NameReference, NamedKind};
 use domain::fault::{Fault, nearest_name};
 use domain::job::{Job, JobKey};
 use rules::{ChosenPacks, Packs, RuleSet, choose_packs};
 
+use crate::configuration::load_packs;
 use crate::local_runner::SharedPacks;
 
 /// The rule packs and alert channels that exist.
@@ -97,6 +99,25 @@ pub(crate) fn choice_of_api(packs: impl Fn() -> Arc<Packs> + Send + Sync + 'stat
         let chosen = choose_packs(&packs(), &job.rules, &job.command);
         let reasons = chosen.names.into_iter().zip(chosen.reasons);
         reasons.map(|(pack, reason)| console::PackReason { pack, reason }).collect()
+    })
+}
+
+/// A check of the rule packs of jobs for an installation on AWS: the built-in ones and those of these files. Alert
+/// channels are topics, which need calls.
+pub(crate) fn check_on_aws(rules: Vec<PathBuf>) -> console::JobCheck {
+    let packs: OnceLock<Result<Packs, String>> = OnceLock::new();
+    Arc::new(move |job| {
+        if names_nothing(job) {
+            return Vec::new();
+        }
+        match packs.get_or_init(|| load_packs(&rules).map_err(|failure| failure.messages().join("; "))) {
+            Ok(packs) => {
+                let unknown = KnownNames { packs, channels: None }.unknown_of(job).into_iter();
+                let hint = "packs of your own are known with `rules` in the file of --config";
+                unknown.map(|problem| format!("{problem}; {hint}")).collect()
+            }
+            Err(fault) => vec![fault.clone()],
+        }
     })
 }
 

@@ -5,18 +5,20 @@
 
 mod cloudwatch_output;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::Router;
-use console::{Console, Sinks};
+use console::{ChannelNames, Console, Sinks};
 use domain::order::PublicKey;
 use domain::ports::Ports;
 use jiff::Timestamp;
 use sinks::config::SinkKind;
 
 use crate::configuration::Configuration;
-use crate::failure::Failure;
+use crate::failure::{Failure, print_error_line};
+use crate::known_names::check_on_aws;
 use crate::machine::random_or_clock_bytes;
 use crate::setup::SinksSource;
 use cloudwatch_output::CloudwatchOutput;
@@ -34,7 +36,8 @@ pub(crate) struct Api {
 /// # Errors
 /// Fails if AWS cannot be used with this configuration, or if the sinks file has faults.
 pub(crate) async fn api(options: &aws::Options, configuration: &Configuration) -> Result<Api, Failure> {
-    let ports = connect(options).await?.ports;
+    let aws = connect(options).await?;
+    let ports = aws.ports.clone();
     let output = cloudwatch_output(configuration, &ports)?;
     let console = Console {
         ports,
@@ -45,9 +48,9 @@ pub(crate) async fn api(options: &aws::Options, configuration: &Configuration) -
         token: IN_PROCESS_TOKEN.into(),
         clock: Arc::new(Timestamp::now),
         random: Arc::new(random_or_clock_bytes),
-        // Packs and channels are those of the runners and topics.
-        check_job: Arc::new(|_| Vec::new()),
         choose_packs: crate::known_names::choice_of_api(|| Arc::new(rules::Packs::builtin())),
+        check_job: check_on_aws(configuration.rules.clone()),
+        channels: Arc::new(Topics(aws)),
         // The scheduler on AWS ticks every minute and needs no wake-up.
         nudge: Arc::new(|| {}),
         stop_now: Arc::new(|_, _| {}),
@@ -84,6 +87,19 @@ fn cloudwatch_output(configuration: &Configuration, ports: &Ports) -> Result<Clo
         _ => None,
     });
     Ok(CloudwatchOutput::new(logs, ports.runs.clone()))
+}
+
+/// The alert channels: topics of the installation.
+struct Topics(aws::Aws);
+
+#[async_trait]
+impl ChannelNames for Topics {
+    async fn unknown(&self, names: &BTreeSet<String>) -> BTreeMap<String, String> {
+        self.0.unknown_channels(names).await.unwrap_or_else(|error| {
+            print_error_line(&format!("warning: the alert channels are not checked: {error}"));
+            BTreeMap::new()
+        })
+    }
 }
 
 /// There are no sinks in this process: each runner ships its own lines.

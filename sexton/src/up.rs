@@ -332,6 +332,7 @@ fn new_console(
         random: Arc::new(machine::random_or_clock_bytes),
         check_job: Arc::new(|_| Vec::new()),
         choose_packs: Arc::new(|_| Vec::new()),
+        channels: Arc::new(()),
         nudge: Arc::new(move || nudge.notify_one()),
         stop_now: Arc::new(move |run_id, by| stopping.stop_run(run_id, by)),
     }

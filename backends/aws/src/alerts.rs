@@ -11,7 +11,7 @@ use domain::ports::{AlertStep, AlertStore, Cursor, Page, PortResult, Stored};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Backend;
-use crate::dynamo::{ItemUpdate, ItemWriteResult, Query, TransactionPart, TransactionResult};
+use crate::dynamo::{ItemUpdate, ItemWriteResult, Query, TransactionPart, TransactionResult, run_parallel};
 use crate::item::{Item, from_item, n, number_at, s, sortable_instant, text_at, to_item};
 use crate::tables::{ALERTS_BY_TIME, ALERTS_PENDING, CAME, EXPIRES, LISTED, PENDING, READY};
 
@@ -121,9 +121,16 @@ impl AlertStore for Backend {
         };
         let mut claimed = Vec::new();
         loop {
-            let found = self.dynamo.query(ALERTS, due.clone()).await?;
-            for item in &found.items {
-                claimed.extend(self.claim_transition(item, worker, until).await?);
+            let mut found = self.dynamo.query(ALERTS, due.clone()).await?;
+            // At once as many as can still be claimed, so that none is claimed and not returned.
+            while !found.items.is_empty() {
+                let next: Vec<Item> = found.items.drain(..found.items.len().min(most - claimed.len())).collect();
+                let (backend, worker) = (self.clone(), worker.to_owned());
+                let claim = move |item: Item| {
+                    let (backend, worker) = (backend.clone(), worker.clone());
+                    async move { backend.claim_transition(&item, &worker, until).await }
+                };
+                claimed.extend(run_parallel(next, claim).await?.into_iter().flatten());
                 if claimed.len() == most {
                     return Ok(claimed);
                 }
@@ -136,29 +143,12 @@ impl AlertStore for Backend {
     }
 
     async fn settle(&self, worker: &str, transitions: &[Transition], kept_until: Option<Timestamp>) -> PortResult<()> {
-        for transition in transitions {
-            let pending = transition.delivery == DeliveryState::Pending;
-            let ready = kept_until.unwrap_or(transition.not_before);
-            let mut values = vec![
-                (":transition", AttributeValue::M(to_item(transition)?)),
-                (":ready", s(sort_key(ready, &transition.id))),
-                (":worker", s(worker)),
-            ];
-            let set = format!("SET #transition = :transition, #{READY} = :ready");
-            let expression = match (pending, kept_until) {
-                (true, Some(_)) => set,
-                (true, None) => {
-                    values.push((":yes", s(INDEXED)));
-                    format!("{set}, #{PENDING} = :yes REMOVE #worker")
-                }
-                (false, _) => format!("{set} REMOVE #worker, #{PENDING}"),
-            };
-            let update =
-                ItemUpdate { expression, condition: "#worker = :worker".to_owned(), values, return_item: false };
-            // A refused write is ignored: another worker has claimed the transition since.
-            self.dynamo.update(ALERTS, transition_key(&transition.id), update).await?;
-        }
-        Ok(())
+        let (backend, worker) = (self.clone(), worker.to_owned());
+        let settle = move |transition: Transition| {
+            let (backend, worker) = (backend.clone(), worker.clone());
+            async move { backend.settle_transition(&worker, &transition, kept_until).await }
+        };
+        run_parallel(transitions.to_vec(), settle).await.map(drop)
     }
 
     async fn list(&self, after: Option<&Cursor>, most: usize) -> PortResult<Page<Transition>> {
@@ -218,6 +208,36 @@ impl Backend {
         };
         let claimed = matches!(self.dynamo.update(ALERTS, key, update).await?, ItemWriteResult::Done(_));
         Ok(claimed.then_some(transition))
+    }
+}
+
+impl Backend {
+    /// Stores the result of a claimed transition. Changes nothing if another worker has claimed it since.
+    async fn settle_transition(
+        &self,
+        worker: &str,
+        transition: &Transition,
+        kept_until: Option<Timestamp>,
+    ) -> PortResult<()> {
+        let pending = transition.delivery == DeliveryState::Pending;
+        let ready = kept_until.unwrap_or(transition.not_before);
+        let mut values = vec![
+            (":transition", AttributeValue::M(to_item(transition)?)),
+            (":ready", s(sort_key(ready, &transition.id))),
+            (":worker", s(worker)),
+        ];
+        let set = format!("SET #transition = :transition, #{READY} = :ready");
+        let expression = match (pending, kept_until) {
+            (true, Some(_)) => set,
+            (true, None) => {
+                values.push((":yes", s(INDEXED)));
+                format!("{set}, #{PENDING} = :yes REMOVE #worker")
+            }
+            (false, _) => format!("{set} REMOVE #worker, #{PENDING}"),
+        };
+        let update = ItemUpdate { expression, condition: "#worker = :worker".to_owned(), values, return_item: false };
+        // A refused write is ignored: another worker has claimed the transition since.
+        self.dynamo.update(ALERTS, transition_key(&transition.id), update).await.map(drop)
     }
 }
 

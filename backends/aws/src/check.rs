@@ -206,7 +206,7 @@ async fn check_topic(client: &aws_sdk_sns::Client, table_arn: Option<&str>, topi
 }
 
 /// Reads partition, region and account from `arn:PARTITION:dynamodb:REGION:ACCOUNT:table/NAME`.
-fn topic_arn(table_arn: &str, topic: &str) -> Option<String> {
+pub(crate) fn topic_arn(table_arn: &str, topic: &str) -> Option<String> {
     let mut parts = table_arn.split(':');
     let (_, partition, _) = (parts.next()?, parts.next()?, parts.next()?);
     let (region, account) = (parts.next()?, parts.next()?);

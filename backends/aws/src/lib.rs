@@ -20,6 +20,7 @@
 
 mod alerts;
 mod buckets;
+mod channel_names;
 mod check;
 mod claims;
 mod due;
@@ -67,7 +68,7 @@ pub use group_secrets::{SECRETS_TAG, SecretPaths};
 pub use key_rotation::{KeyRotation, OrderKey};
 pub use meter::{Meter, Usage};
 pub use names::{Names, PREFIX_DEFAULT, check_group};
-pub use notifier::{MESSAGE_BYTES_MAX, PER_SECOND_MAX, Topics};
+pub use notifier::{ALERTS_CHANNEL, MESSAGE_BYTES_MAX, PER_SECOND_MAX, TOPIC_TAG, Topics};
 pub use options::{AccessKey, CALL_TIMEOUT_DEFAULT, ConnectError, Options, RETENTION_DEFAULT};
 pub use orders::{OrderSigning, RefusedOrders};
 pub use reports::{SentReport, decode_report};

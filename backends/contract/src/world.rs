@@ -17,6 +17,7 @@ use domain::ports::{Claim, Claimant, Delivery, Heartbeat, Notifier, PortError, P
 use domain::run::{ExcerptLine, Outcome, OutputCounts, Run, RunId};
 use jiff::{SignedDuration, Timestamp};
 use rules::Packs;
+use services::alert_batch::BatchLimits;
 use services::collector::CollectorSummary;
 use services::{Links, alerts, collector, commands, liveness, overdue, release, scheduler, sweep};
 
@@ -44,6 +45,8 @@ pub struct World {
     pub channel: Channel,
     /// The names of the configured channels; all of them send to [`World::channel`].
     pub channels: Vec<String>,
+    /// Limits of the messages of each channel.
+    pub limits: BatchLimits,
     /// The time of the installation.
     pub clock: Clock,
     /// Attempts that each runner has: an order for one of them is a copy.
@@ -98,6 +101,7 @@ impl World {
             packs: Packs::builtin(),
             channel: Channel::default(),
             channels: vec!["oncall".to_owned()],
+            limits: BatchLimits::default(),
             clock,
             taken: Mutex::default(),
         }
@@ -219,7 +223,7 @@ impl World {
             channels: &self.channels,
             links: &links,
             name: "test",
-            limits: Default::default(),
+            limits: self.limits,
         };
         alerts::tick(ports, &worker, self.now()).await
     }

@@ -74,6 +74,7 @@ impl Server {
                 let reason = |pack: &String| PackReason { pack: pack.clone(), reason: "as named".to_owned() };
                 job.rules.iter().map(reason).collect()
             }),
+            channels: Arc::new(()),
             nudge: Arc::new(|| {}),
             stop_now: Arc::new(|_, _| {}),
         };

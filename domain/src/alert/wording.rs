@@ -27,7 +27,8 @@ pub fn headline(alert: &Alert) -> String {
     };
     let host = alert.host.as_deref().map_or_else(String::new, |host| format!(" on {host}"));
     match alert.kind {
-        AlertKind::Digest => format!("{} alerts", alert.count),
+        AlertKind::Digest if alert.group.is_empty() => format!("{} alerts", alert.count),
+        AlertKind::Digest => format!("{} alerts of group {}", alert.count, alert.group),
         AlertKind::SchedulerSilent => "the scheduler is silent".to_owned(),
         AlertKind::BadJob if alert.group == SYSTEM_GROUP => format!("{who}needs attention{host}"),
         AlertKind::Quiet if alert.job.is_empty() => format!("{who}has no live runner"),

@@ -250,7 +250,7 @@ pub trait AlertStore: Send + Sync {
     /// Claims up to `most` pending transitions that are due at `at`, earliest first, for `worker` until `until`.
     async fn claim(&self, worker: &str, at: Timestamp, until: Timestamp, most: usize) -> PortResult<Vec<Transition>>;
     /// Stores the results of claimed transitions (delivery state, progress, the next `not_before`) and ends their
-    /// claims, or extends them until `kept_until`. A transition that another worker has claimed since is left unchanged.
+    /// claims, or extends them until `kept_until`. A transition that another worker has claimed since stays unchanged.
     async fn settle(&self, worker: &str, transitions: &[Transition], kept_until: Option<Timestamp>) -> PortResult<()>;
     /// Returns transitions, newest first. The adapter deletes those that have been settled longer than its retention.
     async fn list(&self, after: Option<&Cursor>, most: usize) -> PortResult<Page<Transition>>;
@@ -289,6 +289,13 @@ pub trait Settings: Send + Sync {
 pub trait Notifier: Send + Sync {
     /// Sends to one channel. A permanent error is not retried.
     async fn notify(&self, channel: &str, alert: &Alert) -> PortResult<()>;
+    /// The channels of an alert of `group` that names the channels `named`: those of them that exist; where none is
+    /// named or exists, the default ones, so that a wrong name silences no alert. `all`: all channels, where they are
+    /// configured.
+    async fn route(&self, _group: &str, named: &[String], all: &[String]) -> PortResult<Vec<String>> {
+        let existing: Vec<String> = all.iter().filter(|channel| named.contains(channel)).cloned().collect();
+        Ok(if existing.is_empty() { all.to_vec() } else { existing })
+    }
     /// Bytes of a reason that the channel shows without cutting it. Chosen for channels without a known limit.
     fn reason_bytes_max(&self, _channel: &str) -> usize {
         16 << 10

@@ -12,3 +12,4 @@ mod schedule;
 mod schedule_model;
 mod second_parser;
 mod stored;
+mod stored_progress;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use domain::alert::channel_progress::ChannelProgress;
 use domain::alert::{Alert, AlertKind, DeliveryState, JobState, Status, Transition};
 use domain::event::{Body, Ended, Event, OutputEnd, Report};
 use domain::fault::{Fault, Level};
@@ -293,6 +292,7 @@ fn alerts_keep_their_json() {
             excerpt: excerpt(),
             rule: Some("sql/error-line".to_owned()),
             links: BTreeMap::from([("console".to_owned(), "http://127.0.0.1/".to_owned())]),
+            digest: Vec::new(),
         },
     );
     golden(
@@ -332,20 +332,6 @@ fn alerts_keep_their_json() {
             delivered_to: vec!["mail".to_owned()],
             progress: BTreeMap::new(),
             last_error: Some("connection refused".to_owned()),
-        },
-    );
-    let key = JobKey::new("db", "nightly-dump");
-    let progress =
-        |tries, retry_at, error: Option<&str>| ChannelProgress { tries, retry_at, error: error.map(str::to_owned) };
-    golden(
-        "transition_with_progress",
-        &Transition {
-            progress: BTreeMap::from([
-                ("hook".to_owned(), progress(1, None, Some("404 Not Found"))),
-                ("mail".to_owned(), progress(2, Some(at(30)), Some("connection refused"))),
-                ("slack".to_owned(), progress(1, None, None)),
-            ]),
-            ..Transition::new("t".to_owned(), AlertKind::Failed, &key, "exit code 1", at(13))
         },
     );
 }

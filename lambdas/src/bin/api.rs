@@ -8,5 +8,5 @@ use lambdas::environment::{self, Environment};
 async fn main() -> Result<(), Error> {
     environment::init_log();
     let aws = Environment::from_process()?.connect().await?;
-    lambda_http::run(api::router(aws.ports)?).await
+    lambda_http::run(api::router(aws)?).await
 }

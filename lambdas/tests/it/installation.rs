@@ -96,6 +96,25 @@ impl Installation {
         self.call("ssm", "put_parameter", request);
     }
 
+    /// Subscribes a new queue to a topic of the installation, which is made where it is missing.
+    #[track_caller]
+    pub(crate) fn subscribe(&self, queue: &str, topic: &str) {
+        let made = self.call("sqs", "create_queue", json!({ "QueueName": queue }));
+        let queue = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:{queue}");
+        let topic = self.call("sns", "create_topic", json!({ "Name": topic }));
+        let policy = json!({ "Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" },
+            "Action": "sqs:SendMessage", "Resource": queue
+        }] });
+        let attributes = json!({ "Policy": policy.to_string() });
+        self.call("sqs", "set_queue_attributes", json!({ "QueueUrl": made["QueueUrl"], "Attributes": attributes }));
+        let attributes = json!({ "RawMessageDelivery": "true" });
+        let request = json!({
+            "TopicArn": topic["TopicArn"], "Protocol": "sqs", "Endpoint": queue, "Attributes": attributes
+        });
+        self.call("sns", "subscribe", request);
+    }
+
     pub(crate) fn root(&self) -> Caller {
         Caller::root(ACCOUNT)
     }

@@ -1,5 +1,6 @@
 //! Tests of the Lambdas and templates, deployed in the emulator ministack.
 
+mod alert_topics;
 mod calls;
 mod encryption;
 mod group_rights;

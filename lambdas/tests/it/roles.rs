@@ -44,7 +44,13 @@ fn call(installation: &Installation, kind: &str, name: &str, action: &str) -> Ca
         "queue" => ("sqs", on_queue(&installation.server.endpoint(), action, name)),
         "topic" => {
             let arn = format!("arn:aws:sns:us-east-1:{ACCOUNT}:sexton-{name}");
-            ("sns", json!({ "TopicArn": arn, "Message": "m" }))
+            let parameters = json!({ "TopicArn": arn });
+            let more = match action {
+                "publish" => Some(("Message", "m")),
+                "subscribe" => Some(("Protocol", "sqs")),
+                _ => None,
+            };
+            ("sns", more.map_or(parameters.clone(), |(name, value)| merged(parameters, name, value)))
         }
         "parameter" => ("ssm", json!({ "Name": name })),
         "secret" => ("secretsmanager", json!({ "SecretId": name })),
@@ -57,6 +63,11 @@ fn call(installation: &Installation, kind: &str, name: &str, action: &str) -> Ca
         _ => panic!("{kind} is not a kind of resource"),
     };
     Call { service, action: action.to_owned(), parameters }
+}
+
+fn merged(mut parameters: Value, name: &str, value: &str) -> Value {
+    parameters[name] = json!(value);
+    parameters
 }
 
 fn on_table(action: &str, table: &str) -> Value {
@@ -129,9 +140,10 @@ fn the_scheduler_fires_and_alerts_and_writes_no_job() {
         table runners: scan update_item
         table alerts: put_item update_item
         table settings: put_item
-        queue orders-db: send_message
+        queue orders-db: send_message list_queue_tags
         queue orders-web: send_message
         topic alerts: publish
+        topic alerts-oncall: publish get_topic_attributes
         parameter /sexton/order-signing-key: get_parameter
         logs /aws/lambda/sexton-scheduler: create_log_stream put_log_events";
     let denied = "
@@ -142,6 +154,8 @@ fn the_scheduler_fires_and_alerts_and_writes_no_job() {
         queue orders-db: receive_message delete_message tag_queue
         queue reports: receive_message send_message
         topic operations: publish
+        topic other: publish
+        topic alerts-oncall: subscribe
         parameter /db/password: get_parameter
         parameter /other/order-signing-key: get_parameter
         logs /aws/lambda/sexton-collector: put_log_events
@@ -162,6 +176,7 @@ fn the_collector_receives_and_rejects_reports_and_writes_no_job() {
         table alerts: put_item
         table settings: get_item
         topic alerts: publish
+        topic alerts-oncall: publish get_topic_attributes
         parameter /sexton/order-signing-key: get_parameter
         logs /aws/lambda/sexton-collector: put_log_events";
     let denied = "
@@ -206,6 +221,7 @@ fn the_api_edits_jobs_and_orders_runs_and_receives_no_orders() {
         table alerts: query
         table settings: put_item
         queue orders-db: send_message
+        topic alerts-oncall: get_topic_attributes
         parameter /sexton/order-signing-key: get_parameter
         logs /aws/lambda/sexton-api: put_log_events";
     let denied = "
@@ -213,6 +229,7 @@ fn the_api_edits_jobs_and_orders_runs_and_receives_no_orders() {
         queue orders-db: receive_message tag_queue
         queue reports: send_message
         topic alerts: publish
+        topic alerts-oncall: publish
         parameter /db/password: get_parameter";
     check(STACK, "ApiRole", allowed, denied);
 }

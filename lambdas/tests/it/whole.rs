@@ -18,22 +18,6 @@ pub(crate) fn soon() -> String {
     Timestamp::now().checked_add(AHEAD).expect("an instant").strftime("at(%Y-%m-%dT%H:%M:%S)").to_string()
 }
 
-/// Subscribes a queue to the alerts.
-fn subscribe_queue(installation: &Installation) {
-    let made = installation.call("sqs", "create_queue", json!({ "QueueName": "people" }));
-    let queue = format!("arn:aws:sqs:us-east-1:{ACCOUNT}:people");
-    let topic = format!("arn:aws:sns:us-east-1:{ACCOUNT}:sexton-alerts");
-    let policy = json!({ "Version": "2012-10-17", "Statement": [{
-        "Effect": "Allow", "Principal": { "Service": "sns.amazonaws.com" },
-        "Action": "sqs:SendMessage", "Resource": queue
-    }] });
-    let attributes = json!({ "Policy": policy.to_string() });
-    installation.call("sqs", "set_queue_attributes", json!({ "QueueUrl": made["QueueUrl"], "Attributes": attributes }));
-    let attributes = json!({ "RawMessageDelivery": "true" });
-    let request = json!({ "TopicArn": topic, "Protocol": "sqs", "Endpoint": queue, "Attributes": attributes });
-    installation.call("sns", "subscribe", request);
-}
-
 /// Runs two ticks at once.
 fn ticks(installation: &Installation) {
     let other = Boto::start(&installation.server).expect("a second client");
@@ -64,7 +48,7 @@ fn a_job_written_by_hand_runs_once_its_lines_are_in_cloudwatch_and_its_failure_r
     let Some(installation) = Installation::deploy() else { return };
     // ministack names the account as the sender of every message.
     installation.trust_sender("db", ACCOUNT);
-    subscribe_queue(&installation);
+    installation.subscribe("people", "sexton-alerts");
     let server = Sexton::of_group(&installation);
     server.run(&["check", "--group", "db"]);
     let mut runner = server.runner();

@@ -10,6 +10,7 @@ mod dying;
 mod ends;
 mod faulty;
 mod firing;
+mod group_digests;
 mod isolation;
 mod renaming;
 mod returning;

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use channels::Channels;
 use clap::Args;
-use domain::ports::PortResult;
 use domain::system_error::without_numbers;
 use domain::zones;
 use embedded::Embedded;
@@ -16,6 +15,7 @@ use rustix::process::geteuid;
 use serde_json::json;
 use sinks::check::CHECK_GROUP;
 
+use crate::cli::check_installation::StoredJobs;
 use crate::cli::check_references::check_references;
 use crate::cli::check_sources::{check_jobs, served_sources};
 use crate::client::{AwsArguments, block_on};
@@ -28,9 +28,6 @@ use crate::setup::{Overrides, Setup};
 use crate::source_list::{ExpandedSources, SourceList};
 use crate::state::StateDirectory;
 use crate::tzdata;
-
-/// Jobs read by one call of the store. Chosen, not measured.
-const PAGE_JOBS_MAX: usize = 1000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -148,10 +145,14 @@ async fn check_aws(
     let (role, groups) = match asked {
         [] => {
             let mut groups: BTreeSet<String> = setup.configuration.runner.groups.iter().cloned().collect();
-            match groups_with_jobs(&aws).await {
-                Ok(with_jobs) => groups.extend(with_jobs),
-                Err(error) => findings.print("jobs", &aws.names.jobs(), Err(error.to_string()))?,
-            }
+            let found = match StoredJobs::read(&aws, &setup.packs).await {
+                Ok(stored) => {
+                    groups.extend(stored.groups.iter().cloned());
+                    stored.check_names(&aws).await
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            findings.print("jobs", &aws.names.jobs(), found)?;
             (aws::CheckRole::Operator, groups.into_iter().collect())
         }
         asked => (aws::CheckRole::Runner, asked.to_vec()),
@@ -168,18 +169,6 @@ async fn check_aws(
         check_references(options, &aws, &setup.state, group, findings).await?;
     }
     Ok(())
-}
-
-async fn groups_with_jobs(aws: &aws::Aws) -> PortResult<BTreeSet<String>> {
-    let (mut groups, mut after) = (BTreeSet::new(), None);
-    loop {
-        let page = aws.ports.jobs.list(None, after.as_ref(), PAGE_JOBS_MAX).await?;
-        groups.extend(page.records.into_iter().map(|stored| stored.key.group));
-        after = page.next;
-        if after.is_none() {
-            return Ok(groups);
-        }
-    }
 }
 
 fn check_state(state: &StateDirectory) -> Result<String, String> {

@@ -1,5 +1,8 @@
 //! Builds the published message of an alert. Pure.
 
+use std::collections::BTreeSet;
+
+use domain::alert::digest::{DigestEntry, digest_text};
 use domain::alert::{Alert, AlertKind, wording};
 use domain::ports::{PortError, PortResult};
 use domain::run::ExcerptLine;
@@ -8,8 +11,15 @@ use serde_json::{Value, json};
 /// Bytes of a whole message with its attributes (SNS API reference, Publish).
 pub const MESSAGE_BYTES_MAX: usize = 262_144;
 
-/// Bytes reserved for the attributes. Chosen: four names, types and values of a few hundred bytes each.
-const ATTRIBUTES_BYTES_MAX: usize = 2048;
+/// Bytes of a digest's text for programs. Chosen: it is in the message twice, and the names of the jobs a third time,
+/// as an attribute; a quarter is left for the texts for people.
+pub(super) const DIGEST_NAMES_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a digest's text for mails and other texts for people. Chosen: two screens.
+const DIGEST_TEXT_BYTES_MAX: usize = 8 << 10;
+
+/// Bytes of a digest's text in a chat message. A section of a Slack message holds 3,000 characters.
+const DIGEST_CHAT_BYTES_MAX: usize = 2500;
 
 /// Bytes of output lines in a chat message. Chosen: fits on a screen.
 const CHAT_EXCERPT_BYTES_MAX: usize = 1500;
@@ -17,15 +27,45 @@ const CHAT_EXCERPT_BYTES_MAX: usize = 1500;
 /// Bytes of the reason in a message that would be too long. Chosen, not measured.
 const REASON_BYTES_MAX: usize = 4000;
 
-/// Attributes for the filter policies of subscriptions. Empty values are left out, because SNS refuses them.
-pub(super) fn attributes(alert: &Alert) -> Vec<(&'static str, String)> {
+/// An attribute of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attribute {
+    pub(super) name: &'static str,
+    /// `String` or `String.Array`.
+    pub(super) data_type: &'static str,
+    pub(super) value: String,
+}
+
+/// Attributes for the filter policies of subscriptions: texts, and in a digest lists of all values. Empty values are
+/// left out, because SNS refuses them.
+pub(super) fn attributes(alert: &Alert) -> Vec<Attribute> {
+    if !alert.digest.is_empty() {
+        let list = |name, value_of: fn(&DigestEntry) -> &str| {
+            let values: BTreeSet<&str> = alert.digest.iter().map(value_of).filter(|value| !value.is_empty()).collect();
+            let value = Value::from_iter(values).to_string();
+            (value != "[]").then_some(Attribute { name, data_type: "String.Array", value })
+        };
+        let all = [
+            list("kind", |entry| entry.kind.name()),
+            list("group", |entry| &entry.group),
+            list("job", |entry| &entry.job),
+            list("severity", |entry| entry.kind.severity()),
+        ];
+        return all.into_iter().flatten().collect();
+    }
     let all = [
         ("kind", alert.kind.name()),
         ("group", &alert.group),
         ("job", &alert.job),
         ("severity", alert.kind.severity()),
     ];
-    all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.to_owned())).collect()
+    let present = all.into_iter().filter(|(_, value)| !value.is_empty());
+    present.map(|(name, value)| Attribute { name, data_type: "String", value: value.to_owned() }).collect()
+}
+
+fn attribute_bytes(alert: &Alert) -> usize {
+    let bytes = |attribute: Attribute| attribute.name.len() + attribute.data_type.len() + attribute.value.len();
+    attributes(alert).into_iter().map(bytes).sum()
 }
 
 /// Builds the message for `MessageStructure=json`. Also returns the alert, shortened to fit into the message.
@@ -37,7 +77,7 @@ pub(super) fn build_message(prefix: &str, alert: &Alert) -> PortResult<(Alert, S
     let whole = alert.excerpt.len();
     loop {
         let text = message_json(prefix, &alert)?;
-        if text.len() + ATTRIBUTES_BYTES_MAX <= MESSAGE_BYTES_MAX {
+        if text.len() + attribute_bytes(&alert) <= MESSAGE_BYTES_MAX {
             return Ok((alert, text));
         }
         if !alert.excerpt.is_empty() {
@@ -62,17 +102,25 @@ pub(super) fn build_message(prefix: &str, alert: &Alert) -> PortResult<(Alert, S
 }
 
 fn message_json(prefix: &str, alert: &Alert) -> PortResult<String> {
-    let text = wording::body(alert);
+    let text = wording::body(&shortened(alert, DIGEST_TEXT_BYTES_MAX));
     let program = serde_json::to_string(alert)
         .map_err(|error| PortError::Permanent(format!("an alert cannot be written as json: {error}")))?;
     let structured = json!({
         "default": text,
         "email": text,
-        "https": chat_json(prefix, alert).to_string(),
+        "https": chat_json(prefix, &shortened(alert, DIGEST_CHAT_BYTES_MAX)).to_string(),
         "sqs": program,
         "lambda": program,
     });
     Ok(structured.to_string())
+}
+
+/// The alert with a text for people: of a digest, as many jobs as it can show, and the number of the others.
+fn shortened(alert: &Alert, bytes_max: usize) -> Alert {
+    match alert.digest.is_empty() {
+        true => alert.clone(),
+        false => Alert { reason: digest_text(&alert.digest, bytes_max), ..alert.clone() },
+    }
 }
 
 /// The schema of Amazon Q Developer in chat applications, which ignores messages in any other form
@@ -164,6 +212,7 @@ mod tests {
             excerpt: vec![line(8, "dumping <users> & ```roles```"), line(9, "no space left")],
             rule: None,
             links: [("console".to_owned(), "https://cron.example.org/runs/1".to_owned())].into(),
+            digest: Vec::new(),
         }
     }
 
@@ -218,7 +267,8 @@ mod tests {
     #[test]
     fn attributes_for_filter_policies_are_never_empty() {
         let named = |alert: &Alert| {
-            attributes(alert).into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+            let text = |Attribute { name, value, .. }| format!("{name}={value}");
+            attributes(alert).into_iter().map(text).collect::<Vec<_>>()
         };
         assert_eq!(named(&failed()), ["kind=failed", "group=db", "job=dump", "severity=error"]);
         let silent = Alert { kind: AlertKind::SchedulerSilent, group: String::new(), job: String::new(), ..failed() };
@@ -226,10 +276,56 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_has_lists_as_attributes_names_all_jobs_for_programs_and_fits() {
+        let entry = |number: usize| DigestEntry {
+            kind: if number == 0 { AlertKind::Recovered } else { AlertKind::Failed },
+            group: "db".to_owned(),
+            job: format!("a-job-with-a-rather-long-name-{number:05}"),
+        };
+        let mut digest: Vec<DigestEntry> = Vec::new();
+        let mut bytes = 4096;
+        while bytes < DIGEST_NAMES_BYTES_MAX {
+            digest.push(entry(digest.len()));
+            bytes += entry(0).job.len() + 5;
+        }
+        let reason = digest_text(&digest, DIGEST_NAMES_BYTES_MAX);
+        let alert = Alert {
+            kind: AlertKind::Digest,
+            job: String::new(),
+            excerpt: Vec::new(),
+            count: digest.len() as u32,
+            reason,
+            digest: digest.clone(),
+            ..failed()
+        };
+        let (_, text) = build_message("sexton", &alert).unwrap();
+        assert!(text.len() + attribute_bytes(&alert) <= MESSAGE_BYTES_MAX, "{}", text.len());
+        let all: Value = serde_json::from_str(&text).unwrap();
+        let named = |protocol: &str| {
+            let text = all[protocol].as_str().unwrap();
+            digest.iter().filter(|entry| text.contains(&entry.job)).count()
+        };
+        assert_eq!((named("sqs"), named("lambda")), (digest.len(), digest.len()));
+        for people in ["email", "default", "https"] {
+            assert!((10..digest.len()).contains(&named(people)), "{people}: {}", named(people));
+            let rest = format!(" and {} more", digest.len() - 1 - named(people));
+            assert!(all[people].as_str().unwrap().contains(&rest), "{people}: {rest}");
+        }
+        let values: Vec<(&str, &str, Value)> = attributes(&alert)
+            .iter()
+            .map(|attribute| (attribute.name, attribute.data_type, serde_json::from_str(&attribute.value).unwrap()))
+            .collect();
+        assert_eq!(values[0], ("kind", "String.Array", json!(["failed", "recovered"])));
+        assert_eq!(values[1], ("group", "String.Array", json!(["db"])));
+        assert_eq!(values[2].2.as_array().unwrap().len(), digest.len());
+        assert_eq!(values[3], ("severity", "String.Array", json!(["error", "info"])));
+    }
+
+    #[test]
     fn an_alert_that_is_too_long_for_sns_is_shortened_with_a_mark() {
         let excerpt: Vec<ExcerptLine> = (1..=2000).map(|seq| line(seq, &"é<".repeat(100))).collect();
         let (cut, text) = build_message("sexton", &Alert { excerpt, ..failed() }).unwrap();
-        assert!(text.len() + ATTRIBUTES_BYTES_MAX <= MESSAGE_BYTES_MAX, "{}", text.len());
+        assert!(text.len() + attribute_bytes(&cut) <= MESSAGE_BYTES_MAX, "{}", text.len());
         assert!(cut.excerpt[0].text.contains("lines before these do not fit"), "{}", cut.excerpt[0].text);
         assert_eq!(cut.excerpt.last().unwrap().seq, 2000);
         let (cut, _) = build_message("sexton", &Alert { reason: "é".repeat(200_000), ..failed() }).unwrap();

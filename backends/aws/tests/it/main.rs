@@ -6,5 +6,6 @@ mod costs;
 mod emulator;
 mod faults;
 mod limits;
+mod subscribers;
 mod suite;
 mod transient;
