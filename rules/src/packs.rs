@@ -15,8 +15,44 @@ const RULE_SETS_MAX: usize = 64;
 /// The `file` of a built-in pack.
 pub const BUILT_IN: &str = "built-in";
 
-const BUILT_IN_TEXTS: [&str; 3] =
-    [include_str!("../packs/default.toml"), include_str!("../packs/shell.toml"), include_str!("../packs/python.toml")];
+const BUILT_IN_TEXTS: [&str; 36] = [
+    include_str!("../packs/ansible-terraform.toml"),
+    include_str!("../packs/aws-cli.toml"),
+    include_str!("../packs/coreutils.toml"),
+    include_str!("../packs/crypto.toml"),
+    include_str!("../packs/curl-wget.toml"),
+    include_str!("../packs/default.toml"),
+    include_str!("../packs/disk.toml"),
+    include_str!("../packs/docker-kubernetes.toml"),
+    include_str!("../packs/dotnet.toml"),
+    include_str!("../packs/git.toml"),
+    include_str!("../packs/go.toml"),
+    include_str!("../packs/java-scala.toml"),
+    include_str!("../packs/lua.toml"),
+    include_str!("../packs/mail.toml"),
+    include_str!("../packs/make-compilers.toml"),
+    include_str!("../packs/media.toml"),
+    include_str!("../packs/memory.toml"),
+    include_str!("../packs/mongodb.toml"),
+    include_str!("../packs/mysql.toml"),
+    include_str!("../packs/network.toml"),
+    include_str!("../packs/node.toml"),
+    include_str!("../packs/perl.toml"),
+    include_str!("../packs/php.toml"),
+    include_str!("../packs/postgres.toml"),
+    include_str!("../packs/python.toml"),
+    include_str!("../packs/r.toml"),
+    include_str!("../packs/redis.toml"),
+    include_str!("../packs/restic-borg.toml"),
+    include_str!("../packs/rsync.toml"),
+    include_str!("../packs/ruby.toml"),
+    include_str!("../packs/rust.toml"),
+    include_str!("../packs/shell.toml"),
+    include_str!("../packs/sqlite.toml"),
+    include_str!("../packs/ssh.toml"),
+    include_str!("../packs/system.toml"),
+    include_str!("../packs/tar-gzip.toml"),
+];
 
 /// A test reads every built-in pack, so none is missing here.
 static BUILT_IN_PACKS: LazyLock<BTreeMap<String, Arc<Pack>>> = LazyLock::new(|| {
@@ -33,7 +69,7 @@ pub struct Packs {
 }
 
 impl Packs {
-    /// The built-in packs: `default`, `shell`, `python`.
+    /// The built-in packs.
     pub fn builtin() -> Packs {
         Packs { by_name: BUILT_IN_PACKS.clone(), ..Packs::default() }
     }

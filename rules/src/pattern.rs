@@ -32,10 +32,14 @@ const NEST_MAX: u32 = 50;
 pub struct Pattern {
     text: String,
     mode: Mode,
-    hir: Hir,
+    /// Of a built-in pattern, parsed at its first use.
+    hir: LazyLock<Hir, Parse>,
     /// Compiled at its first use: a process loads many packs and uses few of them.
     regex: LazyLock<Option<Regex>, Compile>,
 }
+
+/// Parses one pattern.
+type Parse = Box<dyn FnOnce() -> Hir + Send + Sync>;
 
 /// Compiles the regex of one pattern.
 type Compile = Box<dyn FnOnce() -> Option<Regex> + Send + Sync>;
@@ -61,18 +65,21 @@ impl Pattern {
         if regex.is_match(b"") && regex.is_match(b"\x01") {
             return Err("matches every line; write what a matching line must contain".to_owned());
         }
-        let compiled: Compile = Box::new(move || Some(regex));
-        let pattern = Pattern { text: text.to_owned(), mode, hir, regex: LazyLock::new(compiled) };
+        let (parsed, compiled): (Parse, Compile) = (Box::new(move || hir), Box::new(move || Some(regex)));
+        let (hir, regex) = (LazyLock::new(parsed), LazyLock::new(compiled));
+        let pattern = Pattern { text: text.to_owned(), mode, hir, regex };
         LazyLock::force(&pattern.regex);
         Ok(pattern)
     }
 
-    /// Reads a pattern of a built-in pack, which a test compiles. The regex is compiled when a line needs it.
-    pub(crate) fn read(text: &str) -> Result<Pattern, String> {
-        let (mode, hir) = parse(text)?;
-        let source = hir.clone();
-        let compiled: Compile = Box::new(move || build(&source).ok());
-        Ok(Pattern { text: text.to_owned(), mode, hir, regex: LazyLock::new(compiled) })
+    /// Reads a pattern of a built-in pack, which a test parses and compiles. It is parsed and compiled when a rule set
+    /// or a line needs it: every process holds all built-in packs.
+    pub(crate) fn read(text: &str) -> Pattern {
+        let (source, again) = (text.to_owned(), text.to_owned());
+        let parsed: Parse = Box::new(move || parse(&source).map_or_else(|_| Hir::fail(), |(_, hir)| hir));
+        let compiled: Compile = Box::new(move || parse(&again).ok().and_then(|(_, hir)| build(&hir).ok()));
+        let (hir, regex) = (LazyLock::new(parsed), LazyLock::new(compiled));
+        Pattern { text: text.to_owned(), mode: Mode::Ascii, hir, regex }
     }
 
     /// The text in the pack.

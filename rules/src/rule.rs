@@ -245,7 +245,7 @@ fn counts_of(section: &mut Section, rule: &str) -> (u64, Option<u64>) {
 fn pattern_of(section: &mut Section, key: &'static str, rule: &str, origin: Origin) -> Option<Arc<Pattern>> {
     let (line, text) = section.text_at(key)?;
     let read = match origin {
-        Origin::BuiltIn => Pattern::read(&text),
+        Origin::BuiltIn => Ok(Pattern::read(&text)),
         Origin::User => Pattern::compile(&text),
     };
     match read {

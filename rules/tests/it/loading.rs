@@ -1,3 +1,6 @@
+use std::fs;
+use std::path::PathBuf;
+
 use domain::job::Command;
 use proptest::prelude::*;
 use rules::{Pack, Packs, RuleSet, choose_packs};
@@ -7,7 +10,11 @@ use crate::names;
 #[test]
 fn every_rule_of_a_built_in_pack_has_examples_that_pass() {
     let packs = Packs::builtin();
-    assert_eq!(packs.names().collect::<Vec<_>>(), ["default", "python", "shell"]);
+    let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/packs")).expect("the packs are there");
+    let stem = |path: PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut stems: Vec<String> = files.map(|file| stem(file.expect("an entry").path())).collect();
+    stems.sort();
+    assert_eq!(packs.names().collect::<Vec<_>>(), stems);
     assert_eq!(packs.check_examples().to_string(), "");
     for (pack, rule) in packs.iter().flat_map(|pack| pack.rules.iter().map(move |rule| (pack, rule))) {
         assert!(rule.id.starts_with(&format!("{}.", pack.name)), "{}", rule.id);
@@ -18,12 +25,11 @@ fn every_rule_of_a_built_in_pack_has_examples_that_pass() {
 
 #[test]
 fn built_in_packs_read_without_a_warning() {
-    for text in [
-        include_str!("../../packs/default.toml"),
-        include_str!("../../packs/shell.toml"),
-        include_str!("../../packs/python.toml"),
-    ] {
-        let (_, warnings) = Pack::read("pack.toml", text).unwrap_or_else(|faults| panic!("{faults}"));
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/packs")).expect("the packs are there") {
+        let path = file.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a pack is text");
+        let name = path.display().to_string();
+        let (_, warnings) = Pack::read(&name, &text).unwrap_or_else(|faults| panic!("{faults}"));
         assert_eq!(warnings.to_string(), "");
     }
 }
@@ -151,7 +157,7 @@ fn rule_sets_are_compiled_once_and_their_digest_depends_on_what_they_match() {
 fn check_choice(wanted: &[&str], command: &str, expected: &[&str]) {
     let mut packs = Packs::builtin();
     packs
-        .add("p.toml", "name = \"postgres\"\nsuggest = [\"pg_*\"]\n[[rule]]\nid = \"x\"\npattern = 'x'\n")
+        .add("p.toml", "name = \"own-db\"\nsuggest = [\"pg_*\"]\n[[rule]]\nid = \"x\"\npattern = 'x'\n")
         .expect("added");
     let chosen = choose_packs(&packs, &names(wanted), &Command::Shell(command.to_owned())).names;
     assert_eq!(chosen, expected, "{command}");
@@ -159,18 +165,18 @@ fn check_choice(wanted: &[&str], command: &str, expected: &[&str]) {
 
 #[test]
 fn packs_are_chosen_by_name_and_by_the_programs_of_the_command() {
-    check_choice(&["auto"], "/usr/bin/true", &["default", "shell"]);
-    check_choice(&["auto"], "cd /srv && LEVEL=9 nice python3.11 x.py", &["default", "python", "shell"]);
-    check_choice(&["auto"], "/srv/x.py", &["default", "python", "shell"]);
-    check_choice(&["auto"], "sudo -u postgres pg_dump db", &["default", "postgres", "shell"]);
-    check_choice(&["postgres", "auto", "default"], "true", &["postgres", "default", "shell"]);
+    check_choice(&["auto"], "/usr/bin/true", &["default", "coreutils", "shell"]);
+    check_choice(&["auto"], "cd /srv && LEVEL=9 nice python3.11 x.py", &["default", "coreutils", "python", "shell"]);
+    check_choice(&["auto"], "/srv/x.py", &["default", "coreutils", "python", "shell"]);
+    check_choice(&["auto"], "sudo -u postgres pg_dump db", &["default", "coreutils", "own-db", "postgres", "shell"]);
+    check_choice(&["own-db", "auto", "default"], "true", &["own-db", "default", "coreutils", "shell"]);
     check_choice(&["python"], "true", &["python"]);
     check_choice(&[], "python3 x.py", &[]);
     let packs = Packs::builtin();
     let argv = |words: &[&str]| choose_packs(&packs, &names(&["auto"]), &Command::Argv(names(words))).names;
-    assert_eq!(argv(&["/usr/bin/rsync", "-a"]), ["default"]);
+    assert_eq!(argv(&["/usr/bin/rsync", "-a"]), ["default", "network", "rsync"]);
     assert_eq!(argv(&["/srv/run.sh"]), ["default", "shell"]);
-    assert_eq!(argv(&["env", "python3", "-m", "x"]), ["default", "python"]);
+    assert_eq!(argv(&["env", "python3", "-m", "x"]), ["default", "coreutils", "python"]);
 }
 
 #[test]
@@ -179,7 +185,7 @@ fn a_pack_without_suggest_is_for_every_job_with_auto() {
     for (name, suggest) in [
         ("everywhere", ""),
         ("named-only", "suggest = []\n"),
-        ("restic", "suggest = [\"restic\"]\n"),
+        ("backup", "suggest = [\"backup\"]\n"),
         ("shell", "suggest = []\n"),
         ("python", ""),
     ] {
@@ -189,11 +195,11 @@ fn a_pack_without_suggest_is_for_every_job_with_auto() {
     let chosen = |wanted: &[&str], command: &str| {
         choose_packs(&packs, &names(wanted), &Command::Shell(command.to_owned())).names
     };
-    assert_eq!(chosen(&["auto"], "true"), ["default", "everywhere", "python"]);
-    assert_eq!(chosen(&["auto"], "restic backup"), ["default", "everywhere", "python", "restic"]);
-    assert_eq!(chosen(&["named-only", "auto"], "true"), ["named-only", "default", "everywhere", "python"]);
-    assert_eq!(chosen(&["restic"], "true"), ["restic"]);
-    assert!(chosen(&[], "restic").is_empty());
+    assert_eq!(chosen(&["auto"], "true"), ["default", "coreutils", "everywhere", "python"]);
+    assert_eq!(chosen(&["auto"], "backup all"), ["default", "backup", "coreutils", "everywhere", "python"]);
+    assert_eq!(chosen(&["named-only", "auto"], "true"), ["named-only", "default", "coreutils", "everywhere", "python"]);
+    assert_eq!(chosen(&["backup"], "true"), ["backup"]);
+    assert!(chosen(&[], "backup").is_empty());
     let replacing: Vec<&str> = packs.replacing_built_in().map(|pack| pack.name.as_str()).collect();
     assert_eq!(replacing, ["python", "shell"]);
 }
@@ -202,11 +208,14 @@ fn a_pack_without_suggest_is_for_every_job_with_auto() {
 fn a_job_with_an_unknown_pack_keeps_its_other_packs() {
     let command = Command::Shell("python3 x.py".to_owned());
     let chosen = choose_packs(&Packs::builtin(), &names(&["absent", "auto", "defualt"]), &command);
-    assert_eq!(chosen.names, ["default", "python", "shell"]);
+    assert_eq!(chosen.names, ["default", "coreutils", "python", "shell"]);
     let unknown: Vec<String> = chosen.unknown.iter().map(ToString::to_string).collect();
     assert_eq!(
         unknown,
-        ["no rule pack `absent`; known are default, python, shell", "no rule pack `defualt`; did you mean `default`?"]
+        [
+            format!("no rule pack `absent`; known are {}", Packs::builtin().names().collect::<Vec<_>>().join(", ")),
+            "no rule pack `defualt`; did you mean `default`?".to_owned()
+        ]
     );
 }
 
@@ -217,8 +226,10 @@ fn an_unknown_pack_is_refused_with_the_nearest_name() {
         assert!(chosen.names.is_empty());
         chosen.unknown[0].to_string()
     };
+    let packs = Packs::builtin();
+    let known: Vec<&str> = packs.names().collect();
     assert_eq!(message("pyhton"), "no rule pack `pyhton`; did you mean `python`?");
-    assert_eq!(message("mainframe-cobol"), "no rule pack `mainframe-cobol`; known are default, python, shell");
+    assert_eq!(message("mainframe-cobol"), format!("no rule pack `mainframe-cobol`; known are {}", known.join(", ")));
 }
 
 proptest! {

@@ -6,6 +6,7 @@ mod interpreters;
 mod judging;
 mod loading;
 mod matching;
+mod provoked;
 mod readers;
 mod slow_patterns;
 mod stored;

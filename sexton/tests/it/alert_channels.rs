@@ -247,7 +247,7 @@ fn lint_finds_packs_and_channels_that_do_not_exist() {
     let linted = sexton(&["lint", tab, toml]).expect(2);
     for fault in [
         "crontab:2: `rules`: no rule pack `pyhton`; did you mean `python`?",
-        "crontab:6: `rules`: no rule pack `own`; known are default, python, shell",
+        "crontab:6: `rules`: no rule pack `own`; known are ansible-terraform, ",
         "jobs.toml:5: `rules`: no rule pack `pyhton`; did you mean `python`?",
     ] {
         assert_eq!(linted.err.matches(fault).count(), 1, "{fault}: {}", linted.err);
