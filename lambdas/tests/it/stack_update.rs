@@ -60,33 +60,9 @@ fn an_update_from_the_last_release_loses_nothing_and_runners_of_both_releases_fi
     let order: Value = serde_json::from_str(order["order"].as_str().expect("an order")).expect("JSON");
     let run_id = order["run_id"].as_str().expect("a run");
     let bucket = after[1].iter().find(|run| run["run_id"]["S"] == run_id).expect("the run")["bucket"].clone();
-    let now = jiff::Timestamp::now();
-    let claim = json!({
-        "TableName": "sexton-runs", "Key": { "bucket": bucket, "run_id": { "S": run_id } },
-        "UpdateExpression": "SET #state = :claimed, #runner = :runner, #host = :host, #claimed_at = :at ADD #version :one",
-        "ConditionExpression": "#attempt = :attempt AND #state = :scheduled AND attribute_not_exists(#held) \
-                                AND (attribute_not_exists(#start_by) OR #start_by >= :at)",
-        "ExpressionAttributeNames": {
-            "#state": "state", "#runner": "runner", "#host": "host", "#claimed_at": "claimed_at", "#version": "version",
-            "#attempt": "attempt", "#held": "held", "#start_by": "start_by"
-        },
-        "ExpressionAttributeValues": {
-            ":claimed": { "S": "claimed" }, ":scheduled": { "S": "scheduled" }, ":runner": { "S": "old" },
-            ":host": { "S": "old" }, ":at": { "S": format!("{now:.9}") }, ":attempt": { "N": "1" }, ":one": { "N": "1" }
-        }
-    });
-    installation.boto.call(&role, "dynamodb", "update_item", claim).expect("claimed");
-    let report = json!({
-        "version": 1, "run_id": run_id, "group": "db", "job": "hello", "attempt": 1, "nominal": order["nominal"],
-        "trigger": "manual", "runner": "old", "host": "old", "at": now.to_string(), "event": "finished",
-        "ended": "exited", "note": null, "exit_code": 0, "signal": null, "started_at": now.to_string(),
-        "finished_at": now.to_string(), "duration_ms": 7, "stdout_lines": 1, "stderr_lines": 0, "stdout_bytes": 2,
-        "stderr_bytes": 0, "last_seq": 1, "dropped_lines": 0, "dropped_bytes": 0, "cpu_ms": 1, "max_rss_bytes": 9,
-        "leaked": [], "rules": [], "rules_digest": "0123456789abcdef", "excerpt": [], "outcome": "succeeded",
-        "reason": "it ended with exit code 0"
-    });
+    installation.boto.call(&role, "dynamodb", "update_item", last_claim(&bucket, run_id)).expect("claimed");
     let reports = installation.queue_url("sexton-reports");
-    let message = json!({ "QueueUrl": reports, "MessageBody": report.to_string() });
+    let message = json!({ "QueueUrl": reports, "MessageBody": last_report(&order).to_string() });
     installation.boto.call(&role, "sqs", "send_message", message).expect("reported");
 
     // A runner of this release finishes the other run.
@@ -102,4 +78,37 @@ fn an_update_from_the_last_release_loses_nothing_and_runners_of_both_releases_fi
     assert_eq!(runner.stop(), Some(0), "{}", runner.printed());
     let dead = installation.received_now("sexton-reports-dead");
     assert_eq!(dead.len(), 0, "{dead:?}");
+}
+
+/// The claim of a run as the last release writes it.
+fn last_claim(bucket: &Value, run_id: &str) -> Value {
+    let now = jiff::Timestamp::now();
+    json!({
+        "TableName": "sexton-runs", "Key": { "bucket": bucket, "run_id": { "S": run_id } },
+        "UpdateExpression": "SET #state = :claimed, #runner = :runner, #host = :host, #claimed_at = :at ADD #version :one",
+        "ConditionExpression": "#attempt = :attempt AND #state = :scheduled AND attribute_not_exists(#held) \
+                                AND (attribute_not_exists(#start_by) OR #start_by >= :at)",
+        "ExpressionAttributeNames": {
+            "#state": "state", "#runner": "runner", "#host": "host", "#claimed_at": "claimed_at", "#version": "version",
+            "#attempt": "attempt", "#held": "held", "#start_by": "start_by"
+        },
+        "ExpressionAttributeValues": {
+            ":claimed": { "S": "claimed" }, ":scheduled": { "S": "scheduled" }, ":runner": { "S": "old" },
+            ":host": { "S": "old" }, ":at": { "S": format!("{now:.9}") }, ":attempt": { "N": "1" }, ":one": { "N": "1" }
+        }
+    })
+}
+
+/// The report of a run as the last release writes it.
+fn last_report(order: &Value) -> Value {
+    let now = jiff::Timestamp::now();
+    json!({
+        "version": 1, "run_id": order["run_id"], "group": "db", "job": "hello", "attempt": 1, "nominal": order["nominal"],
+        "trigger": "manual", "runner": "old", "host": "old", "at": now.to_string(), "event": "finished",
+        "ended": "exited", "note": null, "exit_code": 0, "signal": null, "started_at": now.to_string(),
+        "finished_at": now.to_string(), "duration_ms": 7, "stdout_lines": 1, "stderr_lines": 0, "stdout_bytes": 2,
+        "stderr_bytes": 0, "last_seq": 1, "dropped_lines": 0, "dropped_bytes": 0, "cpu_ms": 1, "max_rss_bytes": 9,
+        "leaked": [], "rules": [], "rules_digest": "0123456789abcdef", "excerpt": [], "outcome": "succeeded",
+        "reason": "it ended with exit code 0"
+    })
 }
