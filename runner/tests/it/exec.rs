@@ -70,6 +70,7 @@ fn the_run_of_a_killed_exec_is_finished_by_its_sender_or_by_the_next_exec() {
     let mut killed = killed.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("exec");
     let mut pid = [0u8];
     std::io::Read::read_exact(killed.stdout.as_mut().expect("pipe"), &mut pid).expect("started");
+    wait_for("its sender", || (!world.senders().is_empty()).then_some(()));
     killed.kill().expect("kill");
     killed.wait().expect("wait");
     drop(killed.stdin.take());

@@ -87,8 +87,8 @@ impl World {
         command
     }
 
-    /// Ends the senders of earlier `exec`s, as a shutdown of the machine does.
-    pub(crate) fn end_senders(&self) {
+    /// The processes that deliver the output of `exec`s.
+    pub(crate) fn senders(&self) -> Vec<keeper::processes::Process> {
         let folder = self.folder.path().to_string_lossy().into_owned();
         let is_sender = |process: &keeper::processes::Process| {
             let arguments = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
@@ -96,9 +96,14 @@ impl World {
                 arguments.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
             words.get(1).is_some_and(|word| word == "sender") && words.contains(&folder)
         };
+        let all = keeper::processes::list().expect("processes").into_iter();
+        all.filter(|process| !process.is_zombie() && is_sender(process)).collect()
+    }
+
+    /// Ends the senders of earlier `exec`s, as a shutdown of the machine does.
+    pub(crate) fn end_senders(&self) {
         wait_for("the end of the senders", || {
-            let all = keeper::processes::list().expect("processes").into_iter();
-            let senders: Vec<_> = all.filter(|process| !process.is_zombie() && is_sender(process)).collect();
+            let senders = self.senders();
             for sender in &senders {
                 keeper::processes::send_signal(sender, rustix::process::Signal::TERM);
             }

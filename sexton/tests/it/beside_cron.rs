@@ -18,8 +18,8 @@ const ZONE: &str = "Asia/Kathmandu";
 const ADDED: [&str; 6] =
     ["SEXTON_RUN_ID", "SEXTON_GROUP", "SEXTON_JOB", "SEXTON_ATTEMPT", "SEXTON_NOMINAL", "SEXTON_KEEPER"];
 
-/// The crontab of a user. `w` is the path that a command writes to: it differs for cron and Sexton. A file gets its name
-/// when it is complete.
+/// The crontab of a user. `w` is the path that a command writes to: it differs for cron and Sexton. Each file is
+/// complete when it has its name.
 fn user_crontab(folder: &str, minute: i8, hour: i8) -> String {
     let to = format!("w={folder}/${{SEXTON_RUN_ID:+sexton.}}");
     format!(
