@@ -7,7 +7,8 @@ use std::io;
 
 use crate::system_error::{plain_text, without_numbers};
 
-/// Parts of the texts of rustls, hyper and their users, with their meaning for an operator. The first that occurs counts.
+/// Parts of the texts of rustls, hyper and their users, with their meaning for an operator. The first that occurs
+/// counts.
 const WORDS: [(&str, &str); 21] = [
     ("UnknownIssuer", "no authority that this machine trusts has signed its certificate"),
     ("CaUsedAsEndEntity", "its certificate is self-signed, and this machine does not trust it"),

@@ -130,7 +130,6 @@ async fn run(state: &str, world: &str, mode: &str, shutdown: &str) -> ExitCode {
 }
 
 /// The call of `sexton exec`, with this program as keeper and as sender.
-#[expect(clippy::zombie_processes, reason = "the sender outlives this process, as in `sexton exec`")]
 fn exec(state: &str, world: &str, command: &[&str]) -> ExitCode {
     let signals = CallerSignals::block().expect("signals");
     let now = Timestamp::now();

@@ -68,8 +68,8 @@ pub fn record_delivery(
     retry_at
 }
 
-/// Marks a transition as sent or given up if each of its channels has answered finally; otherwise, it becomes due at the
-/// earliest next send. `all`: the names of all channels.
+/// Marks a transition as sent or given up if each of its channels has answered finally; otherwise, it becomes due at
+/// the earliest next send. `all`: the names of all channels.
 pub fn conclude(transition: &mut Transition, all: &[String], is_digested: bool, summary: &mut AlertSummary) {
     let unknown = unknown_channels(transition, all);
     let failed = transition.progress.iter().filter_map(|(channel, progress)| {

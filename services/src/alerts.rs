@@ -2,7 +2,7 @@
 //! to each channel and store by themselves. One worker claims each transition.
 //!
 //! [`alert_batch`](crate::alert_batch) decides which alerts share a message,
-//! [`alert_delivery`](crate::alert_delivery) when a channel that failed is tried again. The answer of each channel is
+//! [`alert_delivery`](crate::alert_delivery) when a channel that failed is retried. The answer of each channel is
 //! stored before the next one is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,7 +100,7 @@ pub async fn tick(ports: &Ports, worker: &AlertWorker<'_>, now: Timestamp) -> Re
             }
             record_delivery(&mut due[*index], channel, delivery, now);
         }
-        // The next channel can take longer than this process lives.
+        // This process can end before the next channel answers.
         let is_awaited =
             |index: &usize| others.iter().any(|other| is_due_for(&due[*index], other, &routes[*index], now));
         let unfinished: Vec<Transition> =

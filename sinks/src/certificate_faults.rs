@@ -1,5 +1,5 @@
-//! Faults of certificates in plain words: what is wrong, and what the operator changes. Pure. A fault without words here
-//! gets a general sentence: the texts of the TLS libraries are written for programmers.
+//! Faults of certificates in plain words: what is wrong, and what the operator changes. Pure. A fault without words
+//! here gets a general sentence: the texts of the TLS libraries are written for programmers.
 
 use rustls::CertificateError;
 use rustls_pki_types::CertificateDer;

@@ -22,7 +22,7 @@ fn store_alert(installation: &Installation, group: &str, job: &str, channels: &[
         "not_before": text(&now.to_string()), "fate": text("pending"), "tries": { "N": "0" }
     });
     let item = json!({
-        "id": text(&format!("told:{id}")), "transition": { "M": transition }, "pending": text("yes"),
+        "id": text(&["told:", &id].concat()), "transition": { "M": transition }, "pending": text("yes"),
         "ready": text(&ready), "listed": text("yes"), "came": text(&ready),
         "expires": { "N": (now.as_second() + 86_400).to_string() }
     });
