@@ -37,8 +37,15 @@ const WORDS: [(&str, &str); 21] = [
 pub fn plain_cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     loop {
-        if let Some(system) = innermost.downcast_ref::<io::Error>().filter(|system| system.raw_os_error().is_some()) {
-            return plain_text(system);
+        if let Some(system) = innermost.downcast_ref::<io::Error>() {
+            if system.raw_os_error().is_some() {
+                return plain_text(system);
+            }
+            // The source of such an error is that of the error within it.
+            if let Some(within) = system.get_ref() {
+                innermost = within;
+                continue;
+            }
         }
         match innermost.source() {
             Some(deeper) => innermost = deeper,

@@ -21,7 +21,7 @@ use crate::signals::empty_set;
 use crate::spawn::{KeeperCommand, spawn_keeper};
 
 /// The signals that are passed on to the command. The others keep their meaning for this process.
-const PASSED_SIGNALS: [i32; 11] = [
+const PASSED_SIGNALS: [i32; 12] = [
     libc::SIGHUP,
     libc::SIGINT,
     libc::SIGQUIT,
@@ -33,7 +33,13 @@ const PASSED_SIGNALS: [i32; 11] = [
     libc::SIGTTIN,
     libc::SIGTTOU,
     libc::SIGCONT,
+    libc::SIGWINCH,
 ];
+
+/// [`PASSED_SIGNALS`], and those without a meaning (real-time signals).
+fn passed_signals() -> impl Iterator<Item = i32> {
+    PASSED_SIGNALS.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
 
 /// A signal that this process got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +83,7 @@ impl CallerSignals {
         // SAFETY: all sets are initialised before use, and no handler is installed.
         unsafe {
             let mut set = empty_set();
-            for signal in PASSED_SIGNALS.into_iter().filter(|signal| ignored & bit(*signal) == 0) {
+            for signal in passed_signals().filter(|signal| ignored & bit(*signal) == 0) {
                 libc::sigaddset(&mut set, signal);
             }
             let mut before = MaybeUninit::uninit();
@@ -136,6 +142,16 @@ impl CallerSignals {
 
     /// Restores the mask of the start, for a command that replaces this process.
     pub fn restore(self) {
+        if self.blocked & bit(libc::SIGXFSZ) == 0 {
+            // One that a refused write of this process left pending would end the command.
+            // SAFETY: no handler is installed; ignoring a signal discards a pending one.
+            unsafe {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                if self.ignored & bit(libc::SIGXFSZ) == 0 {
+                    libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
+                }
+            }
+        }
         restore_mask(self.blocked);
     }
 }
@@ -156,7 +172,7 @@ fn restore_mask(blocked: u64) {
 pub fn leave_caller() {
     // Fails only for a group leader, which is already detached.
     let _ = rustix::process::setsid();
-    for signal in PASSED_SIGNALS {
+    for signal in passed_signals() {
         // SAFETY: no handler is installed; ignoring a signal discards a pending one.
         unsafe {
             libc::signal(signal, libc::SIG_IGN);

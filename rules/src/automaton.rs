@@ -1,4 +1,4 @@
-//! Finds, in one pass over a line, which patterns of a rule set match it. All output of all jobs passes here, so its
+//! Finds, in one pass over a line, which of its patterns match it. All output of all jobs passes here, so its
 //! work per line is the cost of the rules.
 //!
 //! One lazy DFA has all patterns; of a pattern with a gap it has one piece (`wide_gap.rs`), and the rule's own regex

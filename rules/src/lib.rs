@@ -32,7 +32,7 @@
 //!
 //! ```text
 //! pack.rs (TOML) ▶ packs.rs (all packs) ── pack_choice.rs: which of them a job uses ──▶ rule_set.rs (compiled, shared)
-//! spool blocks ▶ line_text.rs (the text that patterns see) ▶ matcher.rs (automaton.rs, wide_gap.rs find the lines)
+//! spool blocks ▶ line_text.rs (the text that patterns see) ▶ matcher.rs (automata.rs: the lines with a match)
 //!              ▶ hits ▶ judge.rs ▶ outcome and reason
 //! ```
 //!
@@ -41,6 +41,7 @@
 
 #![warn(missing_docs)]
 
+mod automata;
 mod automaton;
 mod command_syntax;
 pub mod judge;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use domain::line::{Line, Stream};
 
-use crate::automaton::Scratch;
+use crate::automata::SetScratch;
 use crate::kept_line::kept_line;
 use crate::line_text::{LineReader, LineText};
 use crate::matcher_state::{MarkKey, StoredMark, StoredOpenLine};
@@ -34,11 +34,11 @@ impl OpenLine {
     }
 
     /// Matches the next part. `awaited`: rules whose `then` the line can meet. `budget`: as in
-    /// [`crate::automaton::Automaton::search`].
+    /// [`crate::automata::Automata::search`].
     pub(crate) fn feed(
         &mut self,
         rules: &RuleSet,
-        scratch: &mut Scratch,
+        scratch: &mut SetScratch<'_>,
         reader: &mut LineReader,
         part: &Line<'_>,
         awaited: &[usize],
@@ -55,7 +55,7 @@ impl OpenLine {
         let mut mark = |rule: usize, key: MarkKey, line: String| {
             marks.entry((rule, key)).or_insert((part.seq, line));
         };
-        if let Some(found) = rules.automaton().and_then(|automaton| automaton.search(scratch, &text, budget)) {
+        if let Some(found) = rules.automata().and_then(|automata| automata.search(scratch, &text, budget)) {
             for number in found.iter() {
                 match rules.pattern_use(number.as_usize()) {
                     Some(PatternUse::Clears(rule)) => mark(rule, MarkKey::ClearedBy, String::new()),

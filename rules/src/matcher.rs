@@ -11,7 +11,7 @@ use std::sync::Arc;
 use domain::line::{Block, Line, Stream, Tag};
 use domain::run::{RuleHit, Severity};
 
-use crate::automaton::Scratch;
+use crate::automata::SetScratch;
 pub use crate::kept_line::FIRST_LINE_BYTES_MAX;
 use crate::kept_line::kept_line;
 use crate::line_text::LineReader;
@@ -129,12 +129,12 @@ impl Matcher {
     pub(crate) fn feed_each(&mut self, block: &Block, mut seen: impl FnMut(&Pack, &Rule, Effect<'_>)) {
         self.unseen_lines += block.first_seq.saturating_sub(self.next_seq);
         let rules = Arc::clone(&self.rules);
-        let Some(automaton) = rules.automaton() else {
+        let Some(automata) = rules.automata() else {
             let end_seq = block.first_seq + memchr::memchr_iter(b'\n', &block.bytes).count() as u64;
             self.next_seq = self.next_seq.max(end_seq);
             return;
         };
-        let mut scratch = automaton.scratch();
+        let mut scratch = automata.scratch();
         let mut reader = std::mem::take(&mut self.reader);
         for line in block.lines() {
             // The text of a gap is not the job's.
@@ -152,13 +152,13 @@ impl Matcher {
     fn take_line(
         &mut self,
         rules: &RuleSet,
-        scratch: &mut Scratch,
+        scratch: &mut SetScratch<'_>,
         reader: &mut LineReader,
         line: &Line<'_>,
         seen: &mut impl FnMut(&Pack, &Rule, Effect<'_>),
     ) {
         let text = reader.read(line.text);
-        let found = rules.automaton().and_then(|automaton| automaton.search(scratch, &text, &mut self.slow_budget));
+        let found = rules.automata().and_then(|automata| automata.search(scratch, &text, &mut self.slow_budget));
         if (found.is_none() && self.waiting.is_empty()) || text.is_trace() {
             return;
         }
@@ -195,7 +195,7 @@ impl Matcher {
     fn take_part(
         &mut self,
         rules: &RuleSet,
-        scratch: &mut Scratch,
+        scratch: &mut SetScratch<'_>,
         reader: &mut LineReader,
         line: &Line<'_>,
         seen: &mut impl FnMut(&Pack, &Rule, Effect<'_>),
@@ -379,7 +379,7 @@ impl Matcher {
 
     /// Whether the rule with this number has a slow pattern that did not read all lines.
     pub fn has_unread_lines(&self, number: usize) -> bool {
-        self.slow_budget == 0 && self.rules.automaton().is_some_and(|automaton| automaton.is_alone(number))
+        self.slow_budget == 0 && self.rules.automata().is_some_and(|automata| automata.is_alone(number))
     }
 
     /// The rules that it applies.
@@ -395,8 +395,8 @@ impl Matcher {
         let mut ended = Matcher { waiting: self.waiting.clone(), ..Matcher::new(Arc::clone(&self.rules)) };
         ended.tallies.clone_from(&self.tallies);
         ended.streams = self.streams;
-        let Some(automaton) = self.rules.automaton() else { return Cow::Owned(ended.tallies) };
-        let (mut scratch, mut reader) = (automaton.scratch(), LineReader::default());
+        let Some(automata) = self.rules.automata() else { return Cow::Owned(ended.tallies) };
+        let (mut scratch, mut reader) = (automata.scratch(), LineReader::default());
         for line in &self.open_lines {
             let last = Line {
                 seq: self.next_seq.saturating_sub(1),

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use domain::fault::{Fault, Faults, nearest_name};
 
+use crate::automata::SharedAutomata;
 use crate::pack::{Origin, Pack};
 use crate::rule_set::{RuleSet, RulesError};
 
@@ -65,7 +66,16 @@ static BUILT_IN_PACKS: LazyLock<BTreeMap<String, Arc<Pack>>> = LazyLock::new(|| 
 pub struct Packs {
     by_name: BTreeMap<String, Arc<Pack>>,
     warnings: Faults,
-    compiled: Mutex<HashMap<Vec<String>, Arc<RuleSet>>>,
+    compiled: Mutex<Compiled>,
+}
+
+/// What was compiled so far.
+#[derive(Default)]
+struct Compiled {
+    /// By the names of the packs.
+    sets: HashMap<Vec<String>, Arc<RuleSet>>,
+    /// Of large packs.
+    automata: SharedAutomata,
 }
 
 impl Packs {
@@ -86,7 +96,7 @@ impl Packs {
         }
         self.warnings.0.extend(warnings.0);
         self.by_name.insert(pack.name.clone(), Arc::new(pack));
-        self.compiled.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.compiled.get_mut().unwrap_or_else(PoisonError::into_inner) = Compiled::default();
         Ok(())
     }
 
@@ -128,16 +138,17 @@ impl Packs {
     /// The set of these packs, compiled once for the same names in the same order.
     pub(crate) fn rule_set(&self, names: &[String]) -> Result<Arc<RuleSet>, RulesError> {
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(set) = compiled.get(names) {
+        let Compiled { sets, automata } = &mut *compiled;
+        if let Some(set) = sets.get(names) {
             return Ok(Arc::clone(set));
         }
         let packs = names.iter().map(|name| self.find(name)).collect::<Result<Vec<_>, _>>()?;
-        let set = Arc::new(RuleSet::from_packs(packs)?);
-        if compiled.len() >= RULE_SETS_MAX {
-            compiled.retain(|_, set| Arc::strong_count(set) > 1);
+        let set = Arc::new(RuleSet::from_packs(packs, automata)?);
+        if sets.len() >= RULE_SETS_MAX {
+            sets.retain(|_, set| Arc::strong_count(set) > 1);
         }
-        if compiled.len() < RULE_SETS_MAX {
-            compiled.insert(names.to_vec(), Arc::clone(&set));
+        if sets.len() < RULE_SETS_MAX {
+            sets.insert(names.to_vec(), Arc::clone(&set));
         }
         Ok(set)
     }

@@ -1,4 +1,4 @@
-//! The rules that one job uses, compiled into one automaton and shared by all jobs with the same packs.
+//! The rules that one job uses, compiled together and shared by all jobs with the same packs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use domain::line::Stream;
 use sha2::{Digest, Sha256};
 
+use crate::automata::{Automata, SharedAutomata};
 use crate::automaton::Automaton;
 use crate::line_text::LineText;
 use crate::pack::{Expectation, Pack, Rule, StreamChoice};
@@ -41,7 +42,7 @@ pub struct RuleSet {
     packs: Vec<Arc<Pack>>,
     /// Indices of pack and rule, by the number of the rule.
     places: Vec<(usize, usize)>,
-    /// By the number of the automaton's pattern.
+    /// By the number of the pattern in `automata`.
     uses: Vec<PatternUse>,
     digest: String,
     /// By the name of the pack.
@@ -50,7 +51,7 @@ pub struct RuleSet {
     streams: Vec<Streams>,
     /// That the packs were chosen by.
     interpreters: Interpreters,
-    automaton: Option<Arc<Automaton>>,
+    automata: Option<Arc<Automata>>,
     /// The patterns of `unless`, with the rule of each. Compiled when a line is too long for one record.
     unless: Arc<OnceLock<Option<UnlessSearch>>>,
 }
@@ -87,7 +88,7 @@ impl Streams {
     }
 }
 
-/// What a match of a pattern of the automaton means.
+/// What a match of a pattern means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PatternUse {
     /// `pattern` or `require` of the rule with this number.
@@ -140,12 +141,13 @@ impl RuleSet {
             uses: Vec::new(),
             streams: Vec::new(),
             interpreters: Interpreters::new(),
-            automaton: None,
+            automata: None,
             unless: Arc::default(),
         })
     }
 
-    pub(crate) fn from_packs(packs: Vec<Arc<Pack>>) -> Result<RuleSet, RulesError> {
+    /// `shared`: the automata of large packs, which the set uses and adds to.
+    pub(crate) fn from_packs(packs: Vec<Arc<Pack>>, shared: &mut SharedAutomata) -> Result<RuleSet, RulesError> {
         let mut places = Vec::new();
         for (pack, held) in packs.iter().enumerate() {
             places.extend((0..held.rules.len()).map(|rule| (pack, rule)));
@@ -156,11 +158,14 @@ impl RuleSet {
             .iter()
             .enumerate()
             .filter_map(|(number, rule)| rule.cleared_by.as_ref().map(|pattern| (PatternUse::Clears(number), pattern)));
+        let pack_of = |meaning: &PatternUse| match meaning {
+            PatternUse::Counts(number) | PatternUse::Clears(number) => packs[places[*number].0].name.as_str(),
+        };
         let (uses, patterns): (Vec<_>, Vec<_>) =
-            counting.chain(clearing).map(|(meaning, pattern)| (meaning, Arc::clone(pattern))).unzip();
-        let automaton = match patterns.is_empty() {
+            counting.chain(clearing).map(|(meaning, pattern)| (meaning, (pack_of(&meaning), pattern))).unzip();
+        let automata = match patterns.is_empty() {
             true => None,
-            false => Some(Arc::new(Automaton::compile(&patterns).map_err(|why| RulesError::TooLarge {
+            false => Some(Arc::new(Automata::compile(&patterns, shared).map_err(|why| RulesError::TooLarge {
                 packs: packs.iter().map(|pack| pack.name.as_str()).collect::<Vec<_>>().join(", "),
                 why,
             })?)),
@@ -177,7 +182,7 @@ impl RuleSet {
             uses,
             streams,
             interpreters: Interpreters::new(),
-            automaton,
+            automata,
             unless: Arc::default(),
         })
     }
@@ -229,8 +234,8 @@ impl RuleSet {
         &self.digest
     }
 
-    pub(crate) fn automaton(&self) -> Option<&Automaton> {
-        self.automaton.as_deref()
+    pub(crate) fn automata(&self) -> Option<&Automata> {
+        self.automata.as_deref()
     }
 
     /// The streams whose lines count for the rule with this number.
@@ -238,7 +243,7 @@ impl RuleSet {
         self.streams.get(number).copied().unwrap_or(Streams::NONE)
     }
 
-    /// What a match of the automaton's pattern with this number means.
+    /// What a match of the pattern with this number means.
     pub(crate) fn pattern_use(&self, number: usize) -> Option<PatternUse> {
         self.uses.get(number).copied()
     }

@@ -154,7 +154,7 @@ impl Handle {
 
     /// State and lag of every sink.
     pub fn sinks(&self) -> Vec<SinkStatus> {
-        self.shared.sinks.statuses()
+        self.shared.sink_statuses()
     }
 
     /// The sinks that lack lines of this run, with their lag.

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use domain::job::Job;
+use jiff::Timestamp;
 use sinks::config::SinkConfig;
+use sinks::status::{SinkState, SinkStatus};
 use tokio::time::Instant;
 
 use crate::local_run::lock;
@@ -20,6 +22,10 @@ const REACHABLE_MAX_AGE: Duration = Duration::from_secs(2);
 
 /// The same for an unreachable sink. Bounds the attempts: at most one a second and sink, for any number of held runs.
 const UNREACHABLE_MAX_AGE: Duration = Duration::from_secs(1);
+
+/// How long a failed probe counts as the sink's state. Chosen: a held run probes about once a second, and a probe of a
+/// host that does not answer lasts up to 10 s.
+const HOLDING_MAX_AGE: Duration = Duration::from_secs(15);
 
 /// Longest wait for the attempt of a sink that fails. Chosen: a receiver that is back accepts a batch in less.
 const ATTEMPT_TIME: Duration = Duration::from_secs(1);
@@ -49,6 +55,8 @@ struct ProbeResult {
     result: Result<(), String>,
     /// The failure of the sink that this result knows of.
     failure: Option<u64>,
+    /// Start of the series of failures that this result belongs to.
+    failing_since: Option<Timestamp>,
 }
 
 impl ProbeResult {
@@ -89,6 +97,22 @@ impl RunnerState {
         self.cached_reason(|config| config.when.groups.is_empty() && config.when.jobs.is_empty())
     }
 
+    /// State and lag of every sink. A required sink that holds runs fails, also where it has nothing to send.
+    pub(crate) fn sink_statuses(&self) -> Vec<SinkStatus> {
+        let mut statuses = self.sinks.statuses();
+        let probes = lock(&self.required_sinks.probes);
+        for status in statuses.iter_mut().filter(|status| status.state == SinkState::Working) {
+            let last = probes.get(&status.name).and_then(|probe| lock(&probe.last).clone());
+            let recent = last.filter(|last| last.at.elapsed() < HOLDING_MAX_AGE);
+            let Some(ProbeResult { result: Err(message), failing_since, .. }) = recent else { continue };
+            status.state = SinkState::Retrying;
+            status.last_error = Some(message);
+            status.last_error_at = Some(Timestamp::now());
+            status.failing_since = failing_since;
+        }
+        statuses
+    }
+
     pub(crate) fn has_required_sinks(&self) -> bool {
         !self.sinks.required().is_empty()
     }
@@ -125,15 +149,17 @@ impl RunnerState {
             }
             None => sinks::probe::probe(&config).await,
         };
-        match (&result, before.is_some_and(|before| before.result.is_err())) {
+        let failing_since = before.and_then(|before| before.failing_since);
+        match (&result, failing_since.is_some()) {
             (Err(message), false) => {
                 tracing::warn!(sink = name, "required sink unreachable; runs are held: {message}");
             }
             (Ok(()), true) => tracing::info!(sink = name, "required sink reachable again; held runs start"),
             _ => {}
         }
-        *lock(&probe.last) =
-            Some(ProbeResult { at: Instant::now(), config, result: result.clone(), failure: self.sinks.failure(name) });
+        let failing_since = result.is_err().then(|| failing_since.unwrap_or_else(Timestamp::now));
+        let (at, failure) = (Instant::now(), self.sinks.failure(name));
+        *lock(&probe.last) = Some(ProbeResult { at, config, result: result.clone(), failure, failing_since });
         result
     }
 }

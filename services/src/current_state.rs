@@ -92,7 +92,7 @@ pub struct NextFiring {
 pub struct JobCounts {
     /// All stored jobs.
     pub all: usize,
-    /// Jobs that fail, system jobs included.
+    /// Jobs that fail. Of system jobs and jobs of `exec`, those that fail are only in [`CurrentState::bad`].
     pub bad: usize,
     /// Jobs that are paused.
     pub paused: usize,
@@ -107,7 +107,7 @@ pub struct JobCounts {
 pub struct CurrentState {
     /// Numbers of jobs.
     pub jobs: JobCounts,
-    /// The jobs that fail, those that fail longest first.
+    /// The jobs that fail, also system jobs and jobs of `exec`; those that fail longest first.
     pub bad: Vec<BadJob>,
     /// Runs without an outcome, newest first; at most 100.
     pub open: Vec<Run>,
@@ -180,7 +180,7 @@ pub async fn read(ports: &Ports, now: Timestamp) -> Result<CurrentState> {
         }
     }
     bad.extend(failing_exec_jobs(ports).await?);
-    jobs.bad = bad.len();
+    jobs.bad = bad.iter().filter(|job| job.key.group != GROUP_RESERVED && !job.is_exec).count();
     bad.sort_by(|one, other| (one.failing.since, &one.key).cmp(&(other.failing.since, &other.key)));
     for job in bad.iter_mut().filter(|job| job.reason.is_none()).take(DETAILED_JOBS_MAX) {
         let failed = latest_failure(ports, &job.key).await?;

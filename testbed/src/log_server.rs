@@ -114,10 +114,10 @@ impl LogServer {
         }
     }
 
-    /// Freezes the server (SIGSTOP): connections stay open, nothing is read.
+    /// Freezes the server (SIGSTOP): connections stay open, nothing is read from now on.
     #[track_caller]
     pub fn freeze(&self) {
-        self.process.signal("STOP");
+        self.process.freeze();
     }
 
     /// Lets a frozen server continue.

@@ -108,9 +108,27 @@ impl Process {
         self.lock().as_mut().expect("the server is running").signal(name);
     }
 
+    /// Suspends the server. Returns when none of its threads runs: the watcher and the kernel take their time.
+    #[track_caller]
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+        let pid = self.lock().as_ref().expect("the server is running").child.id();
+        assert!(holds_within(DEADLINE, || is_suspended(pid)), "the server does not stop");
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Whether every thread of the process is suspended by a signal.
+fn is_suspended(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut states = threads.filter_map(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    });
+    states.all(|state| state == 'T')
 }
 
 impl Running {

@@ -147,7 +147,7 @@ fn texts() -> impl Strategy<Value = Vec<Text>> {
     let body = prop::collection::vec(byte, 0..14).prop_map(|mut text| {
         // Of no line is the begin a head by chance.
         text.retain(|byte| {
-            !matches!(byte, b'\n' | 0x1b | b'[' | b'<' | b'+' | b'{' | b'(' | b'@' | b'|' | b':' | b'-')
+            !matches!(byte, b'\n' | 0x1b | b'[' | b'<' | b'>' | b'+' | b'{' | b'(' | b'@' | b'|' | b':' | b'-')
         });
         text.retain(|byte| !byte.is_ascii_digit() && !matches!(byte, b'M' | b'm'));
         text

@@ -70,7 +70,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     pack: Vec<String>,
     /// Timeout of the run
-    #[arg(long, value_name = "DURATION", value_parser = domain::units::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
     #[command(flatten)]
     server: ServerArguments,
@@ -81,6 +81,14 @@ pub(crate) struct Arguments {
 
 /// # Errors
 /// Exit 2 when the name or the group is invalid; nothing else.
+/// Parses `--timeout`.
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match domain::units::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("0 stops every command at once; write a longer one, or omit it".to_owned()),
+        parsed => parsed,
+    }
+}
+
 pub(crate) fn run(arguments: Arguments) -> Outcome {
     check_group(&arguments.group).map_err(Failure::usage)?;
     check_name("name", &arguments.name).map_err(Failure::usage)?;

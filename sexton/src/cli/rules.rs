@@ -16,6 +16,9 @@ use crate::known_names::replaced_packs;
 use crate::print::Printer;
 use crate::text_table::{Column, Table};
 
+/// Bytes of the programs of a pack in the table of packs.
+const PROGRAMS_WIDTH: usize = 48;
+
 /// At most this much of a matching line is printed.
 const MATCH_CHARS_MAX: usize = 400;
 
@@ -87,7 +90,7 @@ fn list(arguments: ListArguments) -> Outcome {
             }))?;
         } else {
             let rules = pack.rules.len().to_string();
-            let row = [pack.name.clone(), rules, jobs_of(pack), pack.file.clone(), pack.description.clone()];
+            let row = [pack.name.clone(), rules, shorten(&jobs_of(pack)), pack.file.clone(), pack.description.clone()];
             table.add_row(row.to_vec());
         }
     }
@@ -106,6 +109,20 @@ fn jobs_of(pack: &Pack) -> String {
         Some(globs) if globs.is_empty() => "jobs that name it".to_owned(),
         Some(globs) => globs.join(" "),
     }
+}
+
+/// As many of the words as fit into [`PROGRAMS_WIDTH`], and the number of the others; `--json` prints all.
+fn shorten(programs: &str) -> String {
+    let words: Vec<&str> = programs.split(' ').collect();
+    let mut shown = String::new();
+    for (index, word) in words.iter().enumerate() {
+        if index > 0 && shown.len() + word.len() >= PROGRAMS_WIDTH {
+            return format!("{shown}, {} more", words.len() - index);
+        }
+        let space = if index > 0 { " " } else { "" };
+        shown.extend([space, word]);
+    }
+    shown
 }
 
 fn test(arguments: TestArguments) -> Outcome {

@@ -98,7 +98,7 @@ fn screen(answer: &Value, backlogs: &[ExecBacklog], now: Timestamp) -> Result<Ve
     let mut lines = vec![headline(answer)];
     let mut bad = troubles(answer);
     bad.extend(entries(answer, "bad").map(|job| bad_text(job, now)));
-    add_part(&mut lines, "bad", Tone::Bad, bad, "nothing", "sexton jobs --bad");
+    add_part(&mut lines, "bad", Tone::Bad, bad, "nothing", "sexton status --json");
     let (running, waiting): (Vec<&Run>, Vec<&Run>) = open.iter().partition(|run| run.started_at.is_some());
     let running = running.into_iter().map(|run| open_text(run, run.started_at, now)).collect();
     add_part(&mut lines, "running", Tone::Active, running, "nothing", "sexton runs");

@@ -193,4 +193,8 @@ fn rules_test_states_the_effect_of_each_line() {
 fn rules_list_prints_the_built_in_packs() {
     let text = sexton(&["rules", "list"]).expect(0).text();
     assert!(["default", "python", "shell"].iter().all(|name| text.contains(name)), "{text}");
+    assert!(text.contains("busybox toybox find xargs") && text.contains(" more "), "{text}");
+    assert!(text.lines().all(|line| line.len() < 200), "{text}");
+    let whole = sexton(&["rules", "list", "--json"]).expect(0).text();
+    assert!(whole.contains("dos2unix") && !text.contains("dos2unix"), "{whole}");
 }

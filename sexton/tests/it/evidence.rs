@@ -12,8 +12,11 @@ use testbed::{DEADLINE, LogServer, wait_until};
 
 use crate::driver::{Folder, Up};
 
-/// Memory limit of keeper and `up` in tests, for any output of a job.
-pub(crate) const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// Memory limit of the keeper in tests, for any output of a job.
+pub(crate) const KEEPER_BYTES_MAX: u64 = 64 << 20;
+
+/// Memory limit of `up` in tests, for any output of a job: 40 MB of it are the unoptimised program.
+pub(crate) const UP_BYTES_MAX: u64 = 96 << 20;
 
 /// Deadline of tests that move gigabytes through an unoptimised build.
 pub(crate) const LONG_DEADLINE: Duration = Duration::from_secs(600);

@@ -28,7 +28,7 @@ fn a_signal_to_exec_reaches_its_command_and_the_code_is_the_commands() {
         assert_eq!(output.status.code(), Some(code), "{name} {script}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("USR1", 10)] {
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("USR1", 10), ("RTMIN", 34)] {
         check(name, "echo up; exec sleep 1000", 128 + number);
         let trap = format!("trap 'echo caught; exit 7' {name}; echo up; while :; do sleep 0.01; done");
         assert_eq!(check(name, &trap, 7), "caught\n", "{name}");

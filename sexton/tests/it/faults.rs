@@ -7,8 +7,8 @@ use testbed::{DEADLINE, LogServer, Proxy, Rsyslog, RsyslogOptions, wait_until};
 
 use crate::driver::{Folder, Up, command, signal};
 use crate::evidence::{
-    Arrived, LONG_DEADLINE, MEMORY_BYTES_MAX, check_ledger, check_sinks, checksum, directory, job, keeper,
-    peak_memory_bytes, processes_of, shell, sinks, start_run, wait_for_end,
+    Arrived, KEEPER_BYTES_MAX, LONG_DEADLINE, UP_BYTES_MAX, check_ledger, check_sinks, checksum, directory, job,
+    keeper, peak_memory_bytes, processes_of, shell, sinks, start_run, wait_for_end,
 };
 
 /// A script that prints numbered lines until the file `go` exists, and then a last line.
@@ -157,11 +157,11 @@ fn a_gigabyte_in_one_line_and_ten_million_lines_come_back_byte_for_byte_in_littl
         });
         let run = wait_for_end(&up, &run_id, LONG_DEADLINE);
         assert_eq!((&run["outcome"], &run["last_seq"]), (&"succeeded".into(), &records.into()), "{run}");
-        assert!((1..MEMORY_BYTES_MAX).contains(&keeper_bytes), "the keeper of {job} took {keeper_bytes} bytes");
+        assert!((1..KEEPER_BYTES_MAX).contains(&keeper_bytes), "the keeper of {job} took {keeper_bytes} bytes");
         let logs = command(&["logs", &run_id, "--state", &state.display().to_string()]);
         assert_eq!(checksum(logs), checksum(shell(command_line)), "{job}");
         let up_bytes = peak_memory_bytes(up.pid());
-        assert!((1..MEMORY_BYTES_MAX).contains(&up_bytes), "up took {up_bytes} bytes after {job}");
+        assert!((1..UP_BYTES_MAX).contains(&up_bytes), "up took {up_bytes} bytes after {job}");
     }
     let sinks = up.records(&["sinks"]);
     assert!(sinks[0]["lag_lines"].as_u64() >= Some(10_001_000), "{sinks:?}");

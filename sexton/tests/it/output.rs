@@ -4,8 +4,8 @@ use testbed::{DEADLINE, wait_until};
 
 use crate::driver::{Folder, Up, shell_output};
 use crate::evidence::{
-    LONG_DEADLINE, MEMORY_BYTES_MAX, alerts, check_ledger, directory, job, keeper, pager, peak_memory_bytes, show,
-    start_run, wait_for_end, wait_for_recorded_alerts,
+    KEEPER_BYTES_MAX, LONG_DEADLINE, UP_BYTES_MAX, alerts, check_ledger, directory, job, keeper, pager,
+    peak_memory_bytes, show, start_run, wait_for_end, wait_for_recorded_alerts,
 };
 
 /// Bytes of each line, with its newline.
@@ -47,8 +47,8 @@ fn a_traceback_in_the_middle_of_a_flood_that_exits_0_is_a_false_success_with_its
     let reason = run["reason"].as_str().unwrap_or_default();
     assert!(reason.contains(&format!("line {seq} matches python.traceback")), "{reason}");
     wait_until(DEADLINE, || alerts(&alert_file).iter().any(|alert| alert["kind"] == "false_success"));
-    assert!((1..MEMORY_BYTES_MAX).contains(&keeper_bytes), "the keeper took {keeper_bytes} bytes");
-    assert!((1..MEMORY_BYTES_MAX).contains(&up_bytes), "up took {up_bytes} bytes");
+    assert!((1..KEEPER_BYTES_MAX).contains(&keeper_bytes), "the keeper took {keeper_bytes} bytes");
+    assert!((1..UP_BYTES_MAX).contains(&up_bytes), "up took {up_bytes} bytes");
     println!("{} bytes: keeper {keeper_bytes}, up {up_bytes} bytes of memory", 2 * half * LINE_BYTES);
 }
 
@@ -81,8 +81,8 @@ fn a_job_without_output_for_an_hour_is_alerted_once_and_runs_to_its_end() {
     let up = Up::start(&state, &arguments);
     let run = show(&up, &run_id);
     assert_eq!((&run["state"], &run["outcome"]), (&"running".into(), &serde_json::Value::Null), "{run}");
-    assert!(peak_memory_bytes(keeper(&state, &run_id)) < MEMORY_BYTES_MAX);
-    assert!(peak_memory_bytes(up.pid()) < MEMORY_BYTES_MAX);
+    assert!(peak_memory_bytes(keeper(&state, &run_id)) < KEEPER_BYTES_MAX);
+    assert!(peak_memory_bytes(up.pid()) < UP_BYTES_MAX);
     std::fs::write(&go, "").expect("written");
     let run = wait_for_end(&up, &run_id, DEADLINE);
     assert_eq!((&run["outcome"], &run["last_seq"]), (&"succeeded".into(), &2.into()), "{run}");

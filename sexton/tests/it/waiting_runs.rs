@@ -102,6 +102,10 @@ fn a_run_that_waits_states_what_for() {
     up.run(&["run", "default/first"]).expect(0);
     let reason = waiting_reason(&up, "default/first");
     assert!(reason.contains("the required sink `central` is unreachable"), "{reason}");
+    // The sink has nothing to send, and fails.
+    wait_until(DEADLINE, || up.records(&["sinks"])[0]["state"] == "retrying");
+    let sink = up.records(&["sinks"]).remove(0);
+    assert!(sink["failing_since"].is_string() && sink["last_error"].is_string(), "{sink}");
     std::fs::write(&go, "").expect("written");
     wait_until(DEADLINE, || up.records(&["runs"]).len() == 1);
 }

@@ -61,7 +61,9 @@ async fn what_a_tick_reads_does_not_depend_on_the_number_of_stored_jobs() {
     }
     println!("read units and items of a tick with 100, 10,000 and 100,000 jobs: {read:?}");
     assert!(read[0].0 > 0.0, "the emulator reports no capacity");
-    assert!(read.iter().all(|units| *units == read[0]), "{read:?}");
+    // One item is read again after seconds, however many jobs there are: the choice about unsigned orders.
+    let differs = |units: &&(f64, u64)| (units.0 - read[0].0).abs() > 1.0 || units.1.abs_diff(read[0].1) > 1;
+    assert_eq!(read.iter().find(differs), None, "{read:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
