@@ -152,6 +152,10 @@ fn an_overwritten_ledger_is_alerted_and_the_next_start_is_refused_until_a_copy_i
     let file = fs::File::options().write(true).open(store.ledger()).expect("opened");
     file.write_all_at(&vec![0xa5; length as usize - 6 * 4096], 5 * 4096).expect("overwritten");
     check_broken(&up, &store.state, &store.alert_file, "damaged");
+    // An alert that is sent and not yet noted is sent again.
+    let noted = store.state.join("store-alert.json");
+    let is_noted = |text: String| serde_json::from_str::<Value>(&text).is_ok();
+    wait_until(DEADLINE, || fs::read_to_string(&noted).is_ok_and(is_noted));
     up.kill();
     for _ in 0..3 {
         let message = store.refused();
