@@ -44,7 +44,8 @@ pub struct AlertSummary {
     pub overtaken: u32,
     /// Alerts that wait for the next minute, or for the retry of a channel.
     pub waiting: u32,
-    /// Alerts that at least one channel refused permanently, or failed to accept [`TRIES_MAX`] times.
+    /// Alerts that at least one channel refused permanently, or failed to accept
+    /// [`TRIES_MAX`](crate::alert_delivery::TRIES_MAX) times.
     pub given_up: u32,
 }
 

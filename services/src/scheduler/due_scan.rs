@@ -15,8 +15,8 @@ use crate::tick_progress::{Window, windows_due};
 /// Entries processed together. Chosen, not measured.
 pub(super) const CHUNK_MAX: usize = 500;
 
-/// Entries processed in one tick; the next tick continues, which [`SchedulerSummary::more`] requests at once. Chosen,
-/// not measured.
+/// Entries processed in one tick; the next tick continues, which [`more`](crate::scheduler::SchedulerSummary::more)
+/// requests at once. Chosen, not measured.
 const ENTRIES_PER_TICK_MAX: usize = 20_000;
 
 impl Tick<'_> {
